@@ -1,0 +1,67 @@
+"""Every method, one row each. Importing this module imports neither torch nor any method."""
+
+from difflib import get_close_matches
+from typing import Literal, NamedTuple
+
+from pretask.errors import UsageError
+
+Modality = Literal[
+    "image", "video", "audio", "text", "graph", "points", "volume", "pose", "track", "multimodal", "any"
+]
+
+
+class Row(NamedTuple):
+    """A method's entry.
+
+    Args:
+        slug: its name on the command line.
+        title: the method's name in print.
+        modality: what it learns from.
+        path: `module:Class` of the task.
+        paper: title, authors, venue.
+        hides: what is hidden of the data.
+        asks: what the network is asked.
+        encoder: the default encoder; a vision transformer where the method needs patches.
+        needs: `patches` where only a vision transformer fits, `any` otherwise.
+    """
+
+    slug: str
+    title: str
+    modality: Modality
+    path: str
+    paper: str
+    hides: str
+    asks: str
+    encoder: str = "resnet18"
+    needs: Literal["any", "patches"] = "any"
+
+
+VIT = "vit_tiny_patch16_224"
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "rotation",
+        "Rotation prediction",
+        "image",
+        "pretask.methods.image.rotation:Rotation",
+        "Unsupervised Representation Learning by Predicting Image Rotations (Gidaris et al., ICLR 2018), "
+        "as set up in Revisiting Self-Supervised Visual Representation Learning (Kolesnikov et al., CVPR 2019)",
+        "which way is up",
+        "by which of four right angles was the picture turned?",
+    ),
+)
+
+BY_SLUG = {row.slug: row for row in ROWS}
+
+
+def find(slug: str) -> Row:
+    """The row of a slug.
+
+    Raises:
+        UsageError: no such method; the message names the nearest.
+    """
+    if slug in BY_SLUG:
+        return BY_SLUG[slug]
+    near = get_close_matches(slug, BY_SLUG, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`pretask list` shows all methods"
+    raise UsageError(f"there is no method '{slug}': {hint}")

@@ -1,0 +1,236 @@
+"""Any timm image model as an encoder: pictures in [0, 1] in, `Features` out; weights stay timm's own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import yaml
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pretask.encoders.features import Features
+from pretask.encoders.positions import sincos_2d
+from pretask.errors import UsageError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL_IMAGE = 64  # pixels; up to here a ResNet's stem keeps the resolution (3x3, stride 1, no pooling)
+
+Pool = Literal["token", "avg"]
+
+
+class ImageEncoder(nn.Module):
+    """A timm model with one face. Normalisation lives here: the input is a picture in [0, 1].
+
+    Args:
+        model: a timm model without classifier.
+        spec: what `build` was given, for the record: name and keyword arguments for timm.
+        mean: per channel, of pictures in [0, 1].
+        std: per channel.
+
+    Attributes:
+        dim: width of `Features.pooled`.
+        in_chans: channels of the input.
+        image_size: side of the input in pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, spec: EncoderSpec, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.model = model
+        self.spec = spec
+        self.dim: int = model.num_features
+        self.in_chans, self.image_size = spec.in_chans, spec.image_size
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def normalise(self, image: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch chans h w"]:
+        return (image - self.mean) / self.std
+
+    def fresh_copy(self) -> ImageEncoder:
+        """The same network and weights apart from this one (for a teacher)."""
+        return copy.deepcopy(self)
+
+
+class ConvEncoder(ImageEncoder):
+    """A convolutional (or otherwise grid-shaped) timm model: ResNet, ConvNeXt, Swin ..."""
+
+    def forward(self, image: Float[Tensor, "batch chans h w"]) -> Features:
+        maps = self.model.forward_features(self.normalise(image))
+        pooled = self.model.forward_head(maps, pre_logits=True)
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            maps = maps.permute(0, 3, 1, 2)
+        tokens = maps.flatten(2).transpose(1, 2)
+        return Features(pooled, tokens, tokens[:, :0], tuple(maps.shape[-2:]))
+
+
+class PatchEncoder(ImageEncoder):
+    """A timm vision transformer that can encode visible patches only, or overwrite hidden ones.
+
+    Attributes:
+        patch_size: side of a patch in pixels.
+        grid: patches per column and row at `image_size`.
+        num_prefix: class and register tokens in front of the patches.
+    """
+
+    def __init__(self, model: nn.Module, spec: EncoderSpec, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__(model, spec, mean, std)
+        self.patch_size: int = model.patch_embed.patch_size[0]
+        self.grid: tuple[int, int] = model.patch_embed.grid_size
+        self.num_prefix: int = model.num_prefix_tokens
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def blocks(self) -> nn.Module:
+        return self.model.blocks
+
+    def use_fixed_positions(self) -> None:
+        """Replace the learned positions by fixed 2-D sine-cosine ones (class tokens: zero)."""
+        table = sincos_2d(self.dim, self.grid)
+        prefix = self.model.pos_embed.shape[1] - table.shape[0]
+        with torch.no_grad():
+            self.model.pos_embed.copy_(F.pad(table, (0, 0, prefix, 0)))
+        self.model.pos_embed.requires_grad_(False)
+
+    def embed(
+        self,
+        image: Float[Tensor, "batch chans h w"],
+        hidden: Bool[Tensor, "batch tokens"] | None = None,
+        mask_token: Float[Tensor, "dim"] | None = None,
+    ) -> tuple[Float[Tensor, "batch prefix_tokens dim"], tuple[int, int]]:
+        """Patches with positions behind the class tokens, and the grid they lie on."""
+        patches = self.model.patch_embed(self.normalise(image))  # (B, rows, columns, D)
+        rows, columns = patches.shape[1:3]
+        if hidden is not None:
+            covered = hidden.view(-1, rows, columns, 1)
+            patches = torch.where(covered, mask_token.to(patches.dtype), patches)
+        return self.model._pos_embed(patches), (rows, columns)
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch chans h w"],
+        visible: Int[Tensor, "batch visible"] | None = None,
+        hidden: Bool[Tensor, "batch tokens"] | None = None,
+        mask_token: Float[Tensor, "dim"] | None = None,
+    ) -> Features:
+        """Encode.
+
+        Args:
+            image: pictures in [0, 1].
+            visible: indices of the patches to encode; the others are dropped before the first block.
+            hidden: patches whose embedding is overwritten by `mask_token` before positions are added.
+            mask_token: what stands in for hidden patches.
+        """
+        x, grid = self.embed(image, hidden, mask_token)
+        p = self.num_prefix
+        if visible is not None:
+            patches = x[:, p:].gather(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+            x = torch.cat([x[:, :p], patches], dim=1)
+        x = self.model.norm(self.blocks(self.model.norm_pre(x)))
+        pooled = self.model.forward_head(x, pre_logits=True)
+        return Features(pooled, x[:, p:], x[:, :p], grid)
+
+
+class EncoderSpec:
+    """What makes an encoder: everything timm needs to build it again, and the shape of its input.
+
+    Args:
+        name: a timm model name, optionally with timm keyword arguments behind a colon:
+            `vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4`.
+        in_chans: input channels.
+        image_size: input side in pixels.
+        patch_size: side of a patch in pixels, for transformers; None keeps the name's own, shrunk so
+            that a small picture still has at least 8x8 patches where it can.
+        pool: `token`, `avg` or None for the model's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        in_chans: int = 3,
+        image_size: int = 224,
+        patch_size: int | None = None,
+        pool: Pool | None = None,
+    ):
+        self.name, _, extra = name.partition(":")
+        self.kwargs: dict[str, Any] = {}
+        for part in filter(None, extra.split(",")):
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise UsageError(f"encoder '{name}': '{part}' is not key=value")
+            self.kwargs[key.strip()] = yaml.safe_load(value)
+        self.in_chans, self.image_size, self.pool = in_chans, image_size, pool
+        self.patch_size = patch_size
+
+    def to_dict(self) -> dict[str, Any]:
+        extra = ",".join(f"{key}={value}" for key, value in self.kwargs.items())
+        return {
+            "name": f"{self.name}:{extra}" if extra else self.name,
+            "in_chans": self.in_chans,
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "pool": self.pool,
+        }
+
+
+def default_patch(image_size: int) -> int:
+    """16 at 224 px; smaller pictures get smaller patches so that about 8x8 to 14x14 of them remain."""
+    return 16 if image_size >= 128 else max(2, image_size // 8)
+
+
+def build(
+    spec: EncoderSpec,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    pretrained: bool = False,
+) -> ImageEncoder:
+    """Build the encoder a spec names.
+
+    Args:
+        spec: name and input shape.
+        mean: per channel; default ImageNet's for three channels, 0.5 else.
+        std: per channel; default ImageNet's for three channels, 0.25 else.
+        pretrained: start from timm's published weights (needs them in the local cache or a network).
+
+    Raises:
+        UsageError: timm has no such model, or it cannot take these arguments.
+    """
+    import timm
+
+    is_patch = spec.name.startswith(("vit_", "deit_", "deit3_", "eva", "beit"))
+    kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": spec.in_chans, **spec.kwargs}
+    if is_patch:
+        spec.patch_size = spec.patch_size or default_patch(spec.image_size)
+        kwargs |= {"img_size": spec.image_size, "patch_size": spec.patch_size, "dynamic_img_size": True}
+        if spec.image_size % spec.patch_size:
+            raise UsageError(f"image size {spec.image_size} is not a multiple of patch size {spec.patch_size}")
+    if spec.pool is not None:
+        kwargs["global_pool"] = spec.pool
+    try:
+        model = timm.create_model(spec.name, pretrained=pretrained, **kwargs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        near = timm.list_models(f"*{spec.name.split('_')[0]}*")[:6]
+        hint = f"; timm has for instance: {', '.join(near)}" if near else ""
+        raise UsageError(f"encoder '{spec.name}' with {kwargs}: {error}{hint}") from error
+    if not is_patch and hasattr(model, "conv1") and hasattr(model, "maxpool") and spec.image_size <= SMALL_IMAGE:
+        shrink_stem(model)
+    three = spec.in_chans == 3
+    mean = mean or (IMAGENET_MEAN if three else (0.5,) * spec.in_chans)
+    std = std or (IMAGENET_STD if three else (0.25,) * spec.in_chans)
+    return (PatchEncoder if is_patch else ConvEncoder)(model, spec, mean, std)
+
+
+def shrink_stem(model: nn.Module) -> None:
+    """A ResNet's first layers for small pictures: 3x3, stride 1, no pooling (SimCLR, appendix B.9)."""
+    old = model.conv1
+    if not isinstance(old, nn.Conv2d):
+        return
+    model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=False)
+    model.maxpool = nn.Identity()

@@ -1,0 +1,30 @@
+"""Errors a user can act on, and the import of optional packages."""
+
+import importlib
+from types import ModuleType
+
+
+class PretaskError(Exception):
+    """Something went wrong that the user can mend; the message says what, where and how."""
+
+
+class UsageError(PretaskError):
+    """The command or the call was wrong: nothing was started."""
+
+
+class DataError(PretaskError):
+    """The data cannot be used as they are."""
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import an optional package, or say which extra installs it.
+
+    Raises:
+        PretaskError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise PretaskError(
+            f"this needs the package '{module}', which is not installed: pip install 'pretask[{extra}]'"
+        ) from error

@@ -1,0 +1,20 @@
+"""Turning a picture by right angles."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def rotate(image: Float[Tensor, "*batch chans side side"], quarter_turns: int) -> Tensor:
+    """Turn counter-clockwise by `quarter_turns` x 90 degrees (numpy's rot90 convention)."""
+    return image.rot90(quarter_turns, (-2, -1))
+
+
+def all_rotations(
+    image: Float[Tensor, "batch chans side side"],
+) -> tuple[Float[Tensor, "4*batch chans side side"], Int[Tensor, "4*batch"]]:
+    """Every picture turned by 0, 90, 180 and 270 degrees counter-clockwise, the four of one picture
+    next to each other, with the number of quarter turns as label."""
+    turned = torch.stack([rotate(image, k) for k in range(4)], dim=1)  # (B, 4, C, S, S)
+    labels = torch.arange(4, device=image.device).repeat(len(image))
+    return turned.flatten(0, 1), labels

@@ -1,0 +1,39 @@
+"""The optimisation a paper used, as data. `training.plan` scales it to the run at hand."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method's own training recipe, at its paper's scale.
+
+    Args:
+        optimizer: `adamw`, `adam`, `sgd` or `lars`.
+        lr: learning rate for a batch of `lr_batch` samples; scaled linearly with the batch.
+        lr_batch: the batch the rate is stated for; 0 leaves the rate as it is for any batch.
+        batch_size: the paper's batch.
+        epochs: the paper's epochs on ImageNet-sized data.
+        weight_decay: decay at the start; biases and one-dimensional parameters are never decayed.
+        weight_decay_end: decay at the end of a cosine from `weight_decay`; None keeps it constant.
+        betas: AdamW's and Adam's.
+        momentum: SGD's and LARS'.
+        warmup: fraction of the run in which the rate climbs linearly from 0.
+        final_lr: the rate a cosine ends on, as a fraction of the peak.
+        clip: largest global gradient norm; None does not clip.
+        schedule: `cosine` or `constant` after the warm-up.
+    """
+
+    optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
+    lr: float = 5e-4
+    lr_batch: int = 256
+    batch_size: int = 256
+    epochs: int = 100
+    weight_decay: float = 0.05
+    weight_decay_end: float | None = None
+    betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = 0.9
+    warmup: float = 0.1
+    final_lr: float = 0.0
+    clip: float | None = None
+    schedule: Literal["cosine", "constant"] = "cosine"
