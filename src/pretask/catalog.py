@@ -45,7 +45,7 @@ ROWS: tuple[Row, ...] = (
         "image",
         "pretask.methods.image.rotation:Rotation",
         "Unsupervised Representation Learning by Predicting Image Rotations (Gidaris et al., ICLR 2018), "
-        "as set up in Revisiting Self-Supervised Visual Representation Learning (Kolesnikov et al., CVPR 2019)",
+        "as set up in Revisiting Self-Supervised Visual Representation Learning (Kolesnikov et al., 2019)",
         "which way is up",
         "by which of four right angles was the picture turned?",
     ),

@@ -68,10 +68,10 @@ def write_timm(encoder: ImageEncoder, folder: Path) -> str:
             "config = timm.data.resolve_model_data_config(model)  # mean and std of the input\n"
         )
     kwargs = "".join(f", {key}={value!r}" for key, value in encoder.spec.kwargs.items())
-    width = encoder.model.conv1.out_channels
+    width, name = encoder.model.conv1.out_channels, encoder.spec.name
     return (
         "import timm\nfrom safetensors.torch import load_file\nfrom torch import nn\n\n"
-        f'model = timm.create_model("{encoder.spec.name}", num_classes=0, in_chans={encoder.in_chans}{kwargs})\n'
+        f'model = timm.create_model("{name}", num_classes=0, in_chans={encoder.in_chans}{kwargs})\n'
         "# the stem was made for small pictures: 3x3, stride 1, no pooling\n"
         f"model.conv1 = nn.Conv2d({encoder.in_chans}, {width}, 3, stride=1, padding=1, bias=False)\n"
         "model.maxpool = nn.Identity()\n"
@@ -81,7 +81,9 @@ def write_timm(encoder: ImageEncoder, folder: Path) -> str:
 
 
 def small_stem(encoder: ImageEncoder) -> bool:
-    return isinstance(encoder, ConvEncoder) and isinstance(getattr(encoder.model, "maxpool", None), nn.Identity)
+    return isinstance(encoder, ConvEncoder) and isinstance(
+        getattr(encoder.model, "maxpool", None), nn.Identity
+    )
 
 
 def write_weights(encoder: ImageEncoder, folder: Path) -> str:

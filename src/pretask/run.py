@@ -1,14 +1,14 @@
 """A run folder: what a training leaves behind, and how to read it back.
 
-    config.yaml           everything that made the run
-    metrics.csv           one row a logged step
-    encoder.safetensors   the encoder, under its library's own names
-    checkpoint/           what `--resume` continues from
-    preview/              contact sheets through training
-    evaluation.json       the scores measured so far
-    environment.json      versions and machine
-    skipped.csv           files that could not be used, and why
-    report.html           all of it for a reader
+config.yaml           everything that made the run
+metrics.csv           one row a logged step
+encoder.safetensors   the encoder, under its library's own names
+checkpoint/           what `--resume` continues from
+preview/              contact sheets through training
+evaluation.json       the scores measured so far
+environment.json      versions and machine
+skipped.csv           files that could not be used, and why
+report.html           all of it for a reader
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Run:
         if not path.is_file():
             return []
         with path.open(newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+            return [
+                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)
+            ]
 
     @property
     def scores(self) -> list[dict[str, Any]]:
@@ -115,7 +117,9 @@ class Run:
         from pretask.encoders import load_encoder
 
         if not self.finished:
-            raise PretaskError(f"'{self.folder}' has no encoder yet: continue it with `pretask train --resume`")
+            raise PretaskError(
+                f"'{self.folder}' has no encoder yet: continue it with `pretask train --resume`"
+            )
         return load_encoder(self.folder)
 
     def load_task(self) -> PretextTask:

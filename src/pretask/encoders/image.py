@@ -160,12 +160,10 @@ class EncoderSpec:
         pool: Pool | None = None,
     ):
         self.name, _, extra = name.partition(":")
-        self.kwargs: dict[str, Any] = {}
-        for part in filter(None, extra.split(",")):
-            key, equals, value = part.partition("=")
-            if not equals:
-                raise UsageError(f"encoder '{name}': '{part}' is not key=value")
-            self.kwargs[key.strip()] = yaml.safe_load(value)
+        try:
+            self.kwargs: dict[str, Any] = yaml.safe_load("{" + extra.replace("=", ": ") + "}")
+        except yaml.YAMLError as error:
+            raise UsageError(f"encoder '{name}': behind the colon stands key=value,key=value") from error
         self.in_chans, self.image_size, self.pool = in_chans, image_size, pool
         self.patch_size = patch_size
 
