@@ -94,10 +94,10 @@ def write_weights(encoder: ImageEncoder, folder: Path) -> str:
 def write_onnx(encoder: ImageEncoder, folder: Path) -> str:
     need("onnx", "onnx")
     need("onnxscript", "onnx")
-    file = folder / "encoder.onnx"
+    file, model = folder / "encoder.onnx", Embedder(encoder).eval()
     batch = torch.export.Dim("batch", min=1)
     torch.onnx.export(
-        Embedder(encoder), (example(encoder),), file, dynamo=True, external_data=False, verbose=False,
+        model, (example(encoder),), file, dynamo=True, external_data=False, verbose=False,
         input_names=["image"], output_names=["embedding"], dynamic_shapes=({0: batch},),
     )  # fmt: skip
     return (
@@ -110,7 +110,7 @@ def write_onnx(encoder: ImageEncoder, folder: Path) -> str:
 def write_program(encoder: ImageEncoder, folder: Path) -> str:
     file = folder / "encoder.pt2"
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(Embedder(encoder), (example(encoder),), dynamic_shapes=({0: batch},))
+    program = torch.export.export(Embedder(encoder).eval(), (example(encoder),), dynamic_shapes=({0: batch},))
     torch.export.save(program, file)
     return (
         "import torch\n\n"
