@@ -49,6 +49,15 @@ ROWS: tuple[Row, ...] = (
         "which way is up",
         "by which of four right angles was the picture turned?",
     ),
+    Row(
+        "colorization",
+        "Colorful image colorization",
+        "image",
+        "pretask.methods.image.colorization:Colorization",
+        "Colorful Image Colorization (Zhang, Isola, Efros, ECCV 2016)",
+        "the colour of a picture",
+        "which of 261 colours, or what mixture of them, has each place of this grey picture?",
+    ),
 )
 
 BY_SLUG = {row.slug: row for row in ROWS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -93,6 +93,21 @@ class Sheet:
     rows: list[list[Panel]]
 
 
+class Question(NamedTuple):
+    """What the network is shown and what it is asked, for `evaluation.shortcuts` to answer trivially.
+
+    Args:
+        shown: one picture (or other sample) an item, as the network sees it.
+        source: which row of the batch each item was made from.
+        answer: classes (N,) as integers, or numbers (N, D) as floats; None where the question is which
+            items were made from the same row.
+    """
+
+    shown: Tensor
+    source: Tensor
+    answer: Tensor | None = None
+
+
 class PretextTask(nn.Module):
     """Hides something of unlabelled data and scores how well `encoder` finds it.
 
@@ -133,6 +148,10 @@ class PretextTask(nn.Module):
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         raise NotImplementedError
+
+    def question(self, batch: Batch, step: Step) -> Question | None:
+        """The pretext without a network: what is shown and the true answer; None where there is none."""
+        return None
 
     def chance(self, batch_size: int) -> dict[str, float]:
         """The value each loss rests at when the encoder knows nothing (ln K, ln(2N-1), ...)."""

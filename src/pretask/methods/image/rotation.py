@@ -6,6 +6,7 @@ batch, labels 0..3 counter-clockwise, 4-way cross-entropy.
 
 from math import log
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -13,7 +14,7 @@ from pretask.data.batch import require
 from pretask.pretexts.rotation import all_rotations
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
-from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
+from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
 TURNS = ("0°", "90°", "180°", "270°")
 
@@ -47,6 +48,10 @@ class Rotation(PretextTask):
         logits = self.head(self.encoder(turned).pooled)
         step.metrics["accuracy"] = (logits.argmax(1) == turns).float().mean()
         return {"rotation": F.cross_entropy(logits, turns)}
+
+    def question(self, batch: Batch, step: Step) -> Question:
+        turned, turns = self.puzzle(batch, step)
+        return Question(turned, torch.arange(len(turned), device=turned.device) // 4, turns)
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         turned, turns = self.puzzle(batch, step)
