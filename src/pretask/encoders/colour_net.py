@@ -53,7 +53,7 @@ class ColourNet(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
 
-    def forward_features(self, x: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch dim rows columns"]:
+    def forward_features(self, x: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch dim rows cols"]:
         return self.blocks(x)
 
     def forward_head(self, x: Float[Tensor, "batch dim rows columns"], pre_logits: bool = True) -> Tensor:

@@ -17,7 +17,9 @@ WHITE = (0.95047, 1.0, 1.08883)
 CHUNK = 1 << 14  # pixels compared with the whole palette at a time
 
 
-def mix(matrix: Sequence[Sequence[float]], image: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
+def mix(
+    matrix: Sequence[Sequence[float]], image: Float[Tensor, "batch 3 h w"]
+) -> Float[Tensor, "batch 3 h w"]:
     # written out, because autocast would run a matrix product in bfloat16
     x, y, z = image.unbind(1)
     return torch.stack([row[0] * x + row[1] * y + row[2] * z for row in matrix], dim=1)
@@ -77,7 +79,10 @@ def nearest_colours(
 
 
 def soft_encode(
-    ab: Float[Tensor, "batch 2 h w"], colours: Float[Tensor, "colours 2"], neighbours: int = 10, sigma: float = 5.0
+    ab: Float[Tensor, "batch 2 h w"],
+    colours: Float[Tensor, "colours 2"],
+    neighbours: int = 10,
+    sigma: float = 5.0,
 ) -> tuple[Float[Tensor, "batch neighbours h w"], Int[Tensor, "batch neighbours h w"]]:
     """Each pixel as a mixture of its nearest colours: weights exp(-d^2 / (2 sigma^2)) with sum 1, and which
     colours they belong to, nearest first.
@@ -98,7 +103,9 @@ def annealed_mean(
     return torch.einsum("bqhw,qc->bchw", (logits.float() / temperature).softmax(1), colours)
 
 
-def smooth(prior: Float[Tensor, "colours"], colours: Float[Tensor, "colours 2"], neighbours: int, sigma: float):
+def smooth(
+    prior: Float[Tensor, "colours"], colours: Float[Tensor, "colours 2"], neighbours: int, sigma: float
+):
     """A distribution over colours blurred in ab space: each colour's share goes to its neighbours as
     `soft_encode` would spread it; a colour far from all that occur keeps the share 0."""
     weight, index = soft_encode(colours.T[None, :, :, None], colours, neighbours, sigma)

@@ -41,8 +41,16 @@ class Colorization(PretextTask):
         decoder_width: channels of the decoder; None is half the encoder's, at most the paper's 256.
     """
 
-    recipe = Recipe("adam", lr=3e-5, lr_batch=40, batch_size=40, epochs=14, weight_decay=1e-3, betas=(0.9, 0.99),
-                    warmup=0.0)  # fmt: skip
+    recipe = Recipe(
+        "adam",
+        lr=3e-5,
+        lr_batch=40,
+        batch_size=40,
+        epochs=14,
+        weight_decay=1e-3,
+        betas=(0.9, 0.99),
+        warmup=0.0,
+    )
     prior: Float[Tensor, "colours"]
     rarity: Float[Tensor, "colours"]
     blind: Float[Tensor, ""]
@@ -61,7 +69,7 @@ class Colorization(PretextTask):
     ):
         super().__init__(encoder)
         if encoder.in_chans not in (1, 3):
-            raise UsageError(f"colorization needs an encoder of 1 or 3 input channels, not {encoder.in_chans}")
+            raise UsageError(f"colorization needs an encoder of 1 or 3 channels, not {encoder.in_chans}")
         self.view = ViewSpec(encoder.image_size, scale=crop_scale, ratio=(1.0, 1.0), flip=0.5)
         self.stride = stride or (4 if encoder.image_size > 64 else 2)
         self.neighbours, self.sigma, self.temperature = neighbours, sigma, temperature
@@ -89,7 +97,7 @@ class Colorization(PretextTask):
         return colour.lab_to_rgb(lab * lab.new_tensor([1.0, 0.0, 0.0]).view(3, 1, 1))
 
     def targets(self, lab: Float[Tensor, "batch 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Picked ab (B, 2, h, w), its mixture of colours (weights and which) and whether the picture has any."""
+        """Picked ab (B, 2, h, w), its mixture of colours (weights, which) and whether the picture has any."""
         ab = lab[:, 1:, :: self.stride, :: self.stride]
         mixture, which = colour.soft_encode(ab, self.colours, self.neighbours, self.sigma)
         return ab, mixture, which, colour.is_coloured(ab)

@@ -30,7 +30,9 @@ class Rotation(PretextTask):
 
     recipe = Recipe("sgd", lr=0.1, batch_size=64, epochs=35, weight_decay=1e-4, warmup=5 / 35)
 
-    def __init__(self, encoder: nn.Module, crop_scale: tuple[float, float] = (0.25, 1.0), jitter: float = 0.4):
+    def __init__(
+        self, encoder: nn.Module, crop_scale: tuple[float, float] = (0.25, 1.0), jitter: float = 0.4
+    ):
         super().__init__(encoder)
         self.view = ViewSpec(
             encoder.image_size, scale=crop_scale, flip=0.5, jitter=0.8 if jitter else 0.0,
