@@ -1,0 +1,197 @@
+"""Frozen features of a whole data set, in the view every protocol judges."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pretask.data.batch import to_float
+from pretask.encoders.features import Features
+from pretask.errors import PretaskError, UsageError
+from pretask.task import Batch
+
+if TYPE_CHECKING:
+    from pretask.data import Dataset
+
+Pool = Literal["token", "avg", "token+avg"]
+Precision = Literal["32", "bf16"]
+SAMPLED = 64  # samples whose content stands for a data set's
+
+
+def resampling(
+    low: Float[Tensor, "batch"], high: Float[Tensor, "batch"], source: int, target: int
+) -> Float[Tensor, "batch target source"]:
+    """Matrices that resample [low, high] (shares of the side) of `source` pixels to `target` pixels.
+
+    A triangle filter, widened when the picture shrinks so that nothing aliases (what Pillow and
+    `interpolate(antialias=True)` do).
+    """
+    step = (high - low)[:, None, None] * source / target
+    centre = low[:, None, None] * source + (torch.arange(target, device=low.device)[:, None] + 0.5) * step
+    distance = torch.arange(source, device=low.device) + 0.5 - centre
+    weight = (1 - distance.abs() / step.clamp(min=1)).clamp(min=0)
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def centre_view(
+    image: Float[Tensor, "batch chans h w"], size: Int[Tensor, "batch 2"] | None, side: int
+) -> Float[Tensor, "batch chans side side"]:
+    """The middle square of each original picture, as large as fits, as side x side pixels.
+
+    Args:
+        image: whole pictures, each squashed to the same canvas.
+        size: their true heights and widths; None means that they are what the canvas shows.
+        side: of the result.
+    """
+    height, width = image.shape[-2:]
+    if size is None:
+        size = torch.tensor([[height, width]], device=image.device)
+    share = size.amin(1, keepdim=True) / size  # of the height, of the width
+    if height == width == side and bool((share == 1).all()):
+        return image
+    low, high = (1 - share) / 2, (1 + share) / 2
+    rows = resampling(low[:, 0], high[:, 0], height, side)
+    columns = resampling(low[:, 1], high[:, 1], width, side)
+    view = rows[:, None].to(image.dtype) @ image @ columns[:, None].to(image.dtype).mT
+    return view.clamp(0, 1)
+
+
+def encode(encoder: nn.Module, batch: Batch, modality: str) -> Features:
+    """The encoder's features of a batch: of the centre view for pictures, of the tensor itself otherwise."""
+    if modality != "image":
+        return encoder(batch[modality])
+    image = to_float(batch["image"])
+    return encoder(centre_view(image, batch.get("size"), encoder.image_size))
+
+
+def pooled(features: Features, pool: Pool | None) -> Float[Tensor, "batch dim"]:
+    """One vector a sample.
+
+    Raises:
+        UsageError: a class token is asked of an encoder without one.
+    """
+    if pool is None:
+        return features.pooled
+    if pool != "avg" and features.prefix.shape[1] == 0:
+        raise UsageError(f"pool '{pool}' needs a class token and this encoder has none: use 'avg'")
+    parts = {"token": lambda: features.prefix[:, 0], "avg": lambda: features.tokens.mean(1)}
+    return torch.cat([parts[part]() for part in pool.split("+")], dim=1)
+
+
+@contextlib.contextmanager
+def frozen(encoder: nn.Module, device: torch.device | str | None = None) -> Iterator[torch.device]:
+    """The encoder in evaluation mode without gradients on a device; afterwards everything as it was.
+
+    Yields the device: the given one, else the encoder's own unless that is the CPU and there is a GPU.
+    """
+    modes = {module: module.training for module in encoder.modules()}
+    home = next((tensor.device for tensor in encoder.state_dict().values()), torch.device("cpu"))
+    if device is None:
+        device = "cuda" if home.type == "cpu" and torch.cuda.is_available() else home
+    try:
+        with torch.no_grad():
+            yield torch.device(device) if encoder.to(device).eval() else home
+    finally:
+        encoder.to(home)
+        for module, training in modes.items():
+            module.training = training
+
+
+def compute(
+    encoder: nn.Module,
+    dataset: Dataset,
+    batch_size: int,
+    device: torch.device | str | None,
+    pool: Pool | None,
+    precision: Precision,
+) -> Float[Tensor, "items dim"]:
+    found = []
+    with frozen(encoder, device) as place, torch.autocast(place.type, torch.bfloat16, precision == "bf16"):
+        for rows in torch.arange(len(dataset)).split(batch_size):
+            batch = {
+                key: value.to(place, non_blocking=True) if isinstance(value, Tensor) else value
+                for key, value in dataset.batch(rows).items()
+            }
+            found.append(pooled(encode(encoder, batch, dataset.modality), pool).float().cpu())
+    features = torch.cat(found)
+    if not features.isfinite().all():
+        bad = int((~features.isfinite().all(1)).sum())
+        raise PretaskError(
+            f"the encoder gives features that are not finite for {bad} of {len(features)} samples: "
+            "did its training diverge?"
+        )
+    return features
+
+
+def weights_hash(encoder: nn.Module) -> str:
+    """Names an encoder by its architecture and every weight."""
+    digest = hashlib.sha256(repr(encoder).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def data_hash(dataset: Dataset) -> str:
+    """Names a data set by its description, labels and the content of samples spread over it."""
+    digest = hashlib.sha256(json.dumps(dataset.describe(), sort_keys=True, default=str).encode())
+    if dataset.labels is not None:
+        digest.update(dataset.labels.numpy())
+    rows = torch.linspace(0, len(dataset) - 1, min(SAMPLED, len(dataset))).long()
+    for key, value in sorted(dataset.batch(rows).items()):
+        if isinstance(value, Tensor):
+            digest.update(key.encode())
+            digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def extract(
+    encoder: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    pool: Pool | None = None,
+    precision: Precision = "32",
+    cache: str | Path | None = None,
+) -> tuple[Float[Tensor, "items dim"], Int[Tensor, "items"] | None]:
+    """Features of every sample and the labels, if there are any.
+
+    Args:
+        encoder: is put into evaluation mode meanwhile.
+        dataset: what to encode; pictures are seen through `centre_view`.
+        batch_size: samples at once.
+        device: default the encoder's own, or the GPU if there is one.
+        pool: `token`, `avg` or `token+avg`; None takes what the encoder gives.
+        precision: `bf16` is faster on GPUs.
+        cache: a folder that keeps features, one file for each (weights, data, pool).
+
+    Raises:
+        PretaskError: features are not finite.
+        UsageError: no samples, or no class token where one is asked for.
+    """
+    if len(dataset) == 0:
+        raise UsageError("there is nothing to evaluate on: the data set is empty")
+    if cache is None:
+        return compute(encoder, dataset, batch_size, device, pool, precision), dataset.labels
+    from safetensors.torch import load_file, save_file
+
+    key = f"{weights_hash(encoder)} {data_hash(dataset)} {pool} {precision}"
+    path = Path(cache) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    if path.is_file():
+        return load_file(path)["features"], dataset.labels
+    features = compute(encoder, dataset, batch_size, device, pool, precision)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    save_file({"features": features.contiguous()}, partial)
+    os.replace(partial, path)
+    return features, dataset.labels

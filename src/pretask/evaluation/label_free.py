@@ -1,0 +1,135 @@
+"""Scores that need no labels: how many directions the features use, how they are spread.
+
+They rank encoders of one width on one data set; across widths or numbers of samples they do not compare.
+"""
+
+from __future__ import annotations
+
+from math import exp, isnan
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from pretask.evaluation.score import Labelled, Score
+
+LIMIT = 25_600  # samples: RankMe's number
+PAIRS = 4096  # samples whose pairs are all looked at
+
+
+def subset(x: Float[Tensor, "items dim"], limit: int, seed: int) -> Float[Tensor, "kept dim"]:
+    """At most `limit` random rows."""
+    if len(x) <= limit:
+        return x
+    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:limit]]
+
+
+def singular_values(x: Float[Tensor, "items dim"]) -> Float[Tensor, "rank"]:
+    """Largest first, in float64; from the smaller Gram matrix, many times faster than an SVD."""
+    x = x.double()
+    gram = x @ x.T if x.shape[1] > x.shape[0] else x.T @ x
+    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
+
+
+def rankme(x: Float[Tensor, "items dim"], eps: float = 1e-7) -> float:
+    """exp(entropy of the singular values), p_k = s_k / sum(s) + eps (Garrido et al., ICML 2023, eq. 1-2).
+
+    Features are not centred. Between 1 and min(items, dim).
+    """
+    s = singular_values(x)
+    if s.sum() == 0:
+        return 1.0
+    p = s / s.sum() + eps
+    return float((-(p * p.log()).sum()).exp())
+
+
+def alpha_req(
+    x: Float[Tensor, "items dim"], first: int = 11, last: int = 100
+) -> tuple[float, tuple[int, int]]:
+    """Decay exponent of the eigenspectrum: lambda_i ~ i^-alpha (Agrawal et al., NeurIPS 2022).
+
+    A least-squares line through (log i, log lambda_i) with weights 1/i, over the eigenvalues of the
+    centred covariance number `first` .. `last`-1 counted from 0 (Stringer et al., 2019). Fewer
+    dimensions shorten the window; it starts at 0 when fewer than 10 eigenvalues would remain.
+
+    Returns:
+        alpha and the window that was used.
+    """
+    eigenvalues = singular_values(x - x.mean(0)) ** 2 / max(len(x) - 1, 1)
+    usable = int((eigenvalues > 1e-12 * eigenvalues[0]).sum()) if eigenvalues[0] > 0 else 0
+    last = min(last, usable)
+    first = first if last - first >= 10 else 0
+    if last - first < 2:
+        return float("nan"), (first, last)
+    i = np.arange(first, last) + 1.0
+    log_i, log_value = np.log(i), eigenvalues[first:last].log().numpy()
+    slope = np.polyfit(log_i, log_value, 1, w=i**-0.5)[0]  # polyfit squares its weights
+    return -float(slope), (first, last)
+
+
+def uniformity(x: Float[Tensor, "items dim"]) -> float:
+    """log mean exp(-2 |z_i - z_j|^2) over pairs of L2-normalised features (Wang & Isola, ICML 2020)."""
+    return float(torch.pdist(F.normalize(x.double(), dim=1)).square().mul(-2).exp().mean().log())
+
+
+def alignment(first: Float[Tensor, "items dim"], second: Float[Tensor, "items dim"]) -> float:
+    """mean |z1 - z2|^2 over pairs of views, L2-normalised (Wang & Isola, ICML 2020)."""
+    difference = F.normalize(first.double(), dim=1) - F.normalize(second.double(), dim=1)
+    return float(difference.square().sum(1).mean())
+
+
+def collapse_std(x: Float[Tensor, "items dim"]) -> float:
+    """Mean over dimensions of the standard deviation of L2-normalised features; healthy is 1/sqrt(dim)."""
+    return float(F.normalize(x.double(), dim=1).std(0).mean())
+
+
+def lidar(views: Float[Tensor, "images views dim"], delta: float = 1e-4, eps: float = 1e-8) -> float:
+    """Effective rank of the linear discriminant of images against their views (Thilak et al., ICLR 2024).
+
+    Sb is the covariance of the images' means (over images-1), Sw the scatter of views within images over
+    images*(views-1), plus delta I; exp(entropy) of the eigenvalues of Sw^-1/2 Sb Sw^-1/2 with
+    p = (lambda + eps) / sum.
+    """
+    views = views.double()
+    images, count, dim = views.shape
+    means = views.mean(1)
+    within = (views - means[:, None]).flatten(0, 1)
+    centred = means - means.mean(0)
+    between = centred.T @ centred / (images - 1)
+    spread = within.T @ within / (images * (count - 1)) + delta * torch.eye(dim, dtype=views.dtype)
+    values, axes = torch.linalg.eigh(spread)
+    whitening = axes * values.rsqrt() @ axes.T
+    eigenvalues = torch.linalg.eigvalsh(whitening @ between @ whitening).clamp(min=0) + eps
+    p = eigenvalues / eigenvalues.sum()
+    return exp(-float((p * p.log()).sum()))
+
+
+def rankme_score(train: Labelled, test: Labelled, *, limit: int = LIMIT, seed: int = 0) -> list[Score]:
+    """RankMe of at most `limit` training samples."""
+    x = subset(train[0], limit, seed)
+    return [Score("rankme", "rank", rankme(x), n=len(x), detail={"most": min(x.shape)})]
+
+
+def alpha_req_score(train: Labelled, test: Labelled, *, limit: int = LIMIT, seed: int = 0) -> list[Score]:
+    """alpha-ReQ of at most `limit` training samples; nothing when the features have no spectrum."""
+    x = subset(train[0], limit, seed)
+    alpha, window = alpha_req(x)
+    if isnan(alpha):
+        return []
+    return [Score("alpha_req", "alpha", alpha, n=len(x), detail={"window": list(window), "good": 1.0})]
+
+
+def uniformity_score(train: Labelled, test: Labelled, *, limit: int = PAIRS, seed: int = 0) -> list[Score]:
+    """Uniformity over all pairs of at most `limit` training samples."""
+    x = subset(train[0], limit, seed)
+    return [Score("uniformity", "uniformity", uniformity(x), n=len(x))] if len(x) > 1 else []
+
+
+def collapse_score(train: Labelled, test: Labelled, *, limit: int = LIMIT, seed: int = 0) -> list[Score]:
+    """Spread of normalised training features; `detail` says what a healthy encoder has."""
+    x = subset(train[0], limit, seed)
+    if len(x) < 2:
+        return []
+    return [Score("collapse", "std", collapse_std(x), n=len(x), detail={"healthy": x.shape[1] ** -0.5})]
