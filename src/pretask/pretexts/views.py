@@ -1,0 +1,309 @@
+"""Random views of pictures: crop, flip, colour jitter, grey, blur, solarise; drawn first, then applied.
+
+Crops are drawn in the original picture's geometry with the distribution of torchvision's
+RandomResizedCrop, colours with that of its ColorJitter, each sample with an order of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import log
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pretask.data.batch import to_float
+from pretask.pretexts import draw
+
+TRIES = 10  # attempts at a crop that fits, before the central one (torchvision)
+LUMA = (0.2989, 0.587, 0.114)
+SMALL_IMAGE = 64  # pixels; up to here SimCLR's recipe for CIFAR-10 holds: half the jitter, no blur
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """What a kind of view may look like. Probabilities are per picture.
+
+    Args:
+        size: side of the view in pixels.
+        scale: area of the crop as a share of the picture's; None takes the whole picture.
+        ratio: width / height of the crop, drawn log-uniformly.
+        flip: probability of mirroring left and right.
+        jitter: probability of the four colour changes below, in random order.
+        brightness: factor from U(1-b, 1+b).
+        contrast: factor from U(1-c, 1+c).
+        saturation: factor from U(1-s, 1+s); only for three channels.
+        hue: shift from U(-h, h) turns of the colour circle, h <= 0.5; only for three channels.
+        grey: probability of dropping colour; only for three channels.
+        blur: probability of a Gaussian blur.
+        blur_sigma: range of its standard deviation in pixels of the view.
+        blur_kernel: its taps, odd; None takes a tenth of `size` (SimCLR), at least 3.
+        solarise: probability of inverting what is brighter than `solarise_from`.
+        solarise_from: the threshold.
+        interpolation: `bilinear` or `bicubic`, both antialiased.
+    """
+
+    size: int
+    scale: tuple[float, float] | None = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.0
+    jitter: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_kernel: int | None = None
+    solarise: float = 0.0
+    solarise_from: float = 0.5
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @property
+    def blur_radius(self) -> int:
+        return max(1, (self.blur_kernel or self.size // 10) // 2)
+
+
+class View(NamedTuple):
+    """The numbers behind a batch of views; one row a sample.
+
+    Args:
+        box: x0, y0, x1, y1 of the crop as shares of the picture's width and height.
+        flip: mirrored after cropping.
+        jitter: whether colours change.
+        order: in which order brightness (0), contrast (1), saturation (2) and hue (3) change.
+        factors: of brightness, contrast, saturation, and the shift of hue.
+        grey: whether colour is dropped.
+        blur: whether it is blurred.
+        sigma: the blur's standard deviation in pixels of the view.
+        solarise: whether bright values are inverted.
+    """
+
+    box: Float[Tensor, "batch 4"]
+    flip: Bool[Tensor, "batch"]
+    jitter: Bool[Tensor, "batch"]
+    order: Int[Tensor, "batch 4"]
+    factors: Float[Tensor, "batch 4"]
+    grey: Bool[Tensor, "batch"]
+    blur: Bool[Tensor, "batch"]
+    sigma: Float[Tensor, "batch"]
+    solarise: Bool[Tensor, "batch"]
+
+    def to(self, device: torch.device | str) -> View:
+        return View(*(value.to(device) for value in self))
+
+
+def draw_boxes(
+    spec: ViewSpec, unit: Float[Tensor, "batch numbers"], size: Float[Tensor, "batch 2"]
+) -> Float[Tensor, "batch 4"]:
+    """Crop boxes from uniform numbers: the first of ten tries that fits, else the central crop."""
+    height, width = size[:, :1], size[:, 1:]
+    if spec.scale is None:
+        return torch.zeros_like(unit[:, :4]) + unit.new_tensor([0.0, 0.0, 1.0, 1.0])
+    shortest, longest = spec.ratio
+    area = height * width * (spec.scale[0] + (spec.scale[1] - spec.scale[0]) * unit[:, :TRIES])
+    ratio = (log(shortest) + (log(longest) - log(shortest)) * unit[:, TRIES : 2 * TRIES]).exp()
+    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()  # (B, tries)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = fits.int().argmax(1, keepdim=True)
+    whole_w = torch.where(width / height > longest, (height * longest).round(), width)
+    whole_h = torch.where(width / height < shortest, (width / shortest).round(), height)
+    found = fits.any(1, keepdim=True)
+    w, h = torch.where(found, w.gather(1, first), whole_w), torch.where(found, h.gather(1, first), whole_h)
+    free_x, free_y = width - w, height - h
+    left = torch.minimum((unit[:, -2:-1] * (free_x + 1)).floor(), free_x)
+    top = torch.minimum((unit[:, -1:] * (free_y + 1)).floor(), free_y)
+    left = torch.where(found, left, (free_x / 2).floor())
+    top = torch.where(found, top, (free_y / 2).floor())
+    return torch.cat([left / width, top / height, (left + w) / width, (top + h) / height], dim=1)
+
+
+def draw_view(
+    spec: ViewSpec, batch: int, generator: torch.Generator, size: Int[Tensor, "batch 2"] | None = None
+) -> View:
+    """Draw the parameters of one view a sample.
+
+    Args:
+        spec: what to draw from.
+        batch: samples.
+        generator: the randomness; its device is where the parameters live.
+        size: height and width of the original pictures; None takes them as square, `spec.size` wide.
+    """
+    unit = draw.uniform((batch, 2 * TRIES + 16), generator)
+    if size is None:
+        size = unit.new_full((batch, 2), spec.size)
+    coins = unit[:, :5] < unit.new_tensor([spec.flip, spec.jitter, spec.grey, spec.blur, spec.solarise])
+    spread = unit.new_tensor([spec.brightness, spec.contrast, spec.saturation, spec.hue])
+    centre = unit.new_tensor([1.0, 1.0, 1.0, 0.0])
+    low = (centre - spread).clamp(min=-0.5).where(centre == 0, (centre - spread).clamp(min=0))
+    low_sigma, high_sigma = spec.blur_sigma
+    return View(
+        box=draw_boxes(spec, unit[:, 14:], size.to(unit)),
+        flip=coins[:, 0],
+        jitter=coins[:, 1],
+        order=unit[:, 10:14].argsort(1),
+        factors=low + (centre + spread - low) * unit[:, 5:9],
+        grey=coins[:, 2],
+        blur=coins[:, 3],
+        sigma=low_sigma + (high_sigma - low_sigma) * unit[:, 9],
+        solarise=coins[:, 4],
+    )
+
+
+def apply_view(spec: ViewSpec, image: Tensor, view: View) -> Float[Tensor, "batch chans size size"]:
+    """The views: float in [0, 1].
+
+    Args:
+        spec: the kind of view `view` was drawn for.
+        image: (B, C, H, W), uint8 or float in [0, 1]; the whole picture on any canvas.
+        view: what to apply; replaying it gives the same pixels.
+    """
+    view = view.to(image.device)
+    out = crop(image, view.box, view.flip, spec.size, spec.interpolation)
+    if spec.jitter:
+        out = jitter(out, view)
+    if spec.grey and out.shape[1] == 3:
+        out = torch.where(view.grey.view(-1, 1, 1, 1), luma(out), out)
+    if spec.blur:
+        out = torch.where(view.blur.view(-1, 1, 1, 1), gaussian_blur(out, view.sigma, spec.blur_radius), out)
+    if spec.solarise:
+        inverted = torch.where(out >= spec.solarise_from, 1 - out, out)
+        out = torch.where(view.solarise.view(-1, 1, 1, 1), inverted, out)
+    return out
+
+
+def crop(
+    image: Tensor,
+    box: Float[Tensor, "batch 4"],
+    flip: Bool[Tensor, "batch"],
+    size: int,
+    interpolation: str = "bilinear",
+) -> Float[Tensor, "batch chans size size"]:
+    """Resample boxes to squares with antialiasing, mirrored where `flip`; as one product a side."""
+    across = resampling(box[:, 0], box[:, 2], size, image.shape[3], interpolation)
+    across = torch.where(flip.view(-1, 1, 1), across.flip(1), across)
+    down = resampling(box[:, 1], box[:, 3], size, image.shape[2], interpolation)
+    out = down.unsqueeze(1) @ (to_float(image) @ across.unsqueeze(1).transpose(2, 3))
+    return out.clamp_(0, 1) if interpolation == "bicubic" else out
+
+
+def resampling(
+    start: Float[Tensor, "batch"], end: Float[Tensor, "batch"], size: int, length: int, interpolation: str
+) -> Float[Tensor, "batch size length"]:
+    """Weights that resample [start, end) of an axis of `length` pixels to `size` pixels.
+
+    The filter widens with the reduction (antialiasing) and sees only pixels that touch the box: a
+    crop followed by torch's antialiased interpolate.
+    """
+    start, end = (start * length).view(-1, 1, 1), (end * length).view(-1, 1, 1)
+    step = (end - start) / size
+    centre = start + step * (torch.arange(size, device=start.device).view(-1, 1) + 0.5)
+    pixel = torch.arange(length, device=start.device).view(1, 1, -1)
+    x = ((pixel + 0.5 - centre) / step.clamp(min=1)).abs_()
+    weight = cubic(x) if interpolation == "bicubic" else (1 - x).clamp_(min=0)
+    weight = weight * ((pixel + 1 > start + 1e-4) & (pixel < end - 1e-4))  # 1e-4: rounding of the box
+    return weight / weight.sum(2, keepdim=True)
+
+
+def cubic(x: Tensor) -> Tensor:
+    """Keys' kernel with a = -0.5, as antialiased resizing uses it."""
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def luma(image: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 1 h w"]:
+    r, g, b = image.split(1, dim=1)
+    return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
+
+
+def jitter(image: Float[Tensor, "batch chans h w"], view: View) -> Float[Tensor, "batch chans h w"]:
+    """Brightness, contrast, saturation and hue in each sample's own order."""
+    changes = (brightness, contrast, saturation, hue) if image.shape[1] == 3 else (brightness, contrast)
+    for place in range(4):
+        for kind, change in enumerate(changes):
+            turn = view.jitter & (view.order[:, place] == kind)
+            factor = torch.where(turn, view.factors[:, kind], 0.0 if kind == 3 else 1.0).view(-1, 1, 1, 1)
+            image = torch.where(turn.view(-1, 1, 1, 1), change(image, factor), image)
+    return image
+
+
+def brightness(image: Tensor, factor: Tensor) -> Tensor:
+    return (image * factor).clamp_(0, 1)
+
+
+def contrast(image: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean of the luma (of all channels where there are not three)."""
+    grey = luma(image) if image.shape[1] == 3 else image
+    mean = grey.mean((1, 2, 3), keepdim=True)
+    return (mean + (image - mean) * factor).clamp_(0, 1)
+
+
+def saturation(image: Tensor, factor: Tensor) -> Tensor:
+    grey = luma(image)
+    return (grey + (image - grey) * factor).clamp_(0, 1)
+
+
+def hue(image: Tensor, shift: Tensor) -> Tensor:
+    """Turn the colour circle by `shift` turns, keeping HSV's value and saturation."""
+    r, g, b = image.split(1, dim=1)
+    value = torch.maximum(torch.maximum(r, g), b)
+    chroma = value - torch.minimum(torch.minimum(r, g), b)
+    sector = torch.where(value == r, g - b, torch.where(value == g, b - r + 2 * chroma, r - g + 4 * chroma))
+    sector = sector / chroma.clamp(min=1e-12) + 6 * shift
+    place = torch.cat([sector + 5, sector + 3, sector + 1], dim=1).remainder_(6)
+    return value - chroma * (2 - (place - 2).abs_()).clamp_(0, 1)
+
+
+def gaussian_blur(
+    image: Float[Tensor, "batch chans h w"], sigma: Float[Tensor, "batch"], radius: int
+) -> Float[Tensor, "batch chans h w"]:
+    """Separable blur with mirrored borders; `2 radius + 1` taps."""
+    down = blur_matrix(sigma, radius, image.shape[2])
+    across = down if image.shape[2] == image.shape[3] else blur_matrix(sigma, radius, image.shape[3])
+    return down.unsqueeze(1) @ (image @ across.unsqueeze(1).transpose(2, 3))
+
+
+def blur_matrix(
+    sigma: Float[Tensor, "batch"], radius: int, length: int
+) -> Float[Tensor, "batch length length"]:
+    radius = min(radius, length - 1)
+    offset = torch.arange(-radius, radius + 1, device=sigma.device)
+    kernel = (-0.5 * (offset / sigma.view(-1, 1)) ** 2).exp()
+    kernel = kernel / kernel.sum(1, keepdim=True)  # (B, taps)
+    source = (torch.arange(length, device=sigma.device).view(-1, 1) + offset).abs()
+    source = (length - 1) - ((length - 1) - source).abs()  # mirrored without repeating the border
+    source, kernel = source.expand(len(sigma), -1, -1), kernel.unsqueeze(1).expand(-1, length, -1)
+    return sigma.new_zeros(len(sigma), length, length).scatter_add_(2, source, kernel)
+
+
+def simclr_views(size: int) -> ViewSpec:
+    """SimCLR, appendix A; up to 64 px its recipe for CIFAR-10 (B.9): strength 0.5 and no blur."""
+    s = 0.5 if size <= SMALL_IMAGE else 1.0
+    return ViewSpec(
+        size, flip=0.5, jitter=0.8, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s,
+        grey=0.2, blur=0.0 if size <= SMALL_IMAGE else 0.5,
+    )  # fmt: skip
+
+
+def mae_view(size: int) -> ViewSpec:
+    """MAE: a large crop and a flip, nothing else."""
+    return ViewSpec(size, scale=(0.2, 1.0), flip=0.5, interpolation="bicubic")
+
+
+def dino_views(
+    size: int,
+    local_size: int,
+    global_scale: tuple[float, float] = (0.4, 1.0),
+    local_scale: tuple[float, float] = (0.05, 0.4),
+) -> tuple[ViewSpec, ViewSpec, ViewSpec]:
+    """DINO and iBOT: the first global view, the second, and the local ones."""
+    first = ViewSpec(
+        size, global_scale, flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1,
+        grey=0.2, blur=1.0, blur_kernel=13, interpolation="bicubic",
+    )  # fmt: skip
+    second = replace(first, blur=0.1, solarise=0.2)
+    return first, second, replace(first, size=local_size, scale=local_scale, blur=0.5)
