@@ -34,10 +34,12 @@ class ImageEncoder(nn.Module):
         dim: width of `Features.pooled`.
         in_chans: channels of the input.
         image_size: side of the input in pixels.
+        pretrained: whether its weights were learned before: a task must not start them anew.
     """
 
     mean: Tensor
     std: Tensor
+    pretrained: bool = False
 
     def __init__(self, model: nn.Module, spec: EncoderSpec, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
@@ -222,7 +224,9 @@ def build(
     three = spec.in_chans == 3
     mean = mean or (IMAGENET_MEAN if three else (0.5,) * spec.in_chans)
     std = std or (IMAGENET_STD if three else (0.25,) * spec.in_chans)
-    return (PatchEncoder if is_patch else ConvEncoder)(model, spec, mean, std)
+    encoder = (PatchEncoder if is_patch else ConvEncoder)(model, spec, mean, std)
+    encoder.pretrained = pretrained
+    return encoder
 
 
 def shrink_stem(model: nn.Module) -> None:

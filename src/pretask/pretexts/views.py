@@ -280,18 +280,19 @@ def blur_matrix(
     return sigma.new_zeros(len(sigma), length, length).scatter_add_(2, source, kernel)
 
 
-def simclr_views(size: int) -> ViewSpec:
+def simclr_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> ViewSpec:
     """SimCLR, appendix A; up to 64 px its recipe for CIFAR-10 (B.9): strength 0.5 and no blur."""
-    s = 0.5 if size <= SMALL_IMAGE else 1.0
+    small = size <= SMALL_IMAGE
+    s = 0.5 if small else 1.0
     return ViewSpec(
-        size, flip=0.5, jitter=0.8, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s,
-        grey=0.2, blur=0.0 if size <= SMALL_IMAGE else 0.5,
+        size, scale, flip=0.5, jitter=0.8, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s,
+        hue=0.2 * s, grey=0.2, blur=0.0 if small else 0.5,
     )  # fmt: skip
 
 
-def mae_view(size: int) -> ViewSpec:
+def mae_view(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> ViewSpec:
     """MAE: a large crop and a flip, nothing else."""
-    return ViewSpec(size, scale=(0.2, 1.0), flip=0.5, interpolation="bicubic")
+    return ViewSpec(size, scale, flip=0.5, interpolation="bicubic")
 
 
 def dino_views(

@@ -1,0 +1,96 @@
+"""A light decoder: from the encoding of the visible patches to an answer for each hidden one."""
+
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from pretask.encoders.positions import sincos_2d
+from pretask.errors import UsageError
+from pretask.pretexts.masks import Shuffle
+
+HEAD_DIM = 32  # MAE's decoder: 512 wide, 16 heads
+BASE = 768  # width of a ViT-B
+layer_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def decoder_shape(encoder_dim: int, dim: int | None = None, depth: int | None = None) -> tuple[int, int]:
+    """Width and depth of a decoder: MAE's 8 blocks of 512 from a ViT-B on; below, 2 blocks of about
+    half the encoder's width, because 8 of 512 would cost several times what a small encoder does.
+
+    Raises:
+        UsageError: the width is not a multiple of 32.
+    """
+    if dim is None:
+        dim = 512 if encoder_dim >= BASE else max(round(encoder_dim / 2 / HEAD_DIM), 1) * HEAD_DIM
+    if dim % HEAD_DIM:
+        raise UsageError(f"decoder_dim must be a multiple of {HEAD_DIM} (the width of a head), not {dim}")
+    return dim, (8 if encoder_dim >= BASE else 2) if depth is None else depth
+
+
+class TokenDecoder(nn.Module):
+    """Transformer over visible tokens and mask tokens (He et al., CVPR 2022, section 3).
+
+    Hidden places stand behind the visible ones instead of being put back in raster order: attention
+    does not know the order, positions are looked up, and only hidden places are answered.
+
+    Args:
+        encoder_dim: width of the tokens it reads.
+        num_outputs: values asked of each hidden patch.
+        grid: rows and columns of patches.
+        dim: width; None follows `decoder_shape`.
+        depth: blocks; None follows `decoder_shape`.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        num_outputs: int,
+        grid: tuple[int, int],
+        dim: int | None = None,
+        depth: int | None = None,
+    ):
+        super().__init__()
+        dim, depth = decoder_shape(encoder_dim, dim, depth)
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("positions", sincos_2d(dim, grid), persistent=False)
+        heads = dim // HEAD_DIM
+        self.blocks = nn.Sequential(
+            *(Block(dim, heads, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth))
+        )
+        self.norm = layer_norm(dim)
+        self.head = nn.Linear(dim, num_outputs)
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.apply(xavier_linear)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch visible encoder_dim"],
+        prefix: Float[Tensor, "batch prefix encoder_dim"],
+        order: Shuffle,
+    ) -> Float[Tensor, "batch hidden num_outputs"]:
+        """Answers for the hidden patches, in the order of `order.hidden`.
+
+        Args:
+            tokens: encoded visible patches, in the order of `order.visible`.
+            prefix: encoded class tokens; they have no position.
+            order: which patches are visible and which hidden.
+        """
+        visible = self.embed(tokens) + self.positions[order.visible]
+        hidden = self.mask_token + self.positions[order.hidden]
+        x = torch.cat([self.embed(prefix), visible, hidden.to(visible.dtype)], dim=1)
+        x = self.blocks(x)[:, -order.hidden.shape[1] :]
+        return self.head(self.norm(x))
+
+
+def xavier_linear(module: nn.Module) -> None:
+    """MAE's initialisation of a linear layer; for `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

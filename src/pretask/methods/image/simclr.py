@@ -1,0 +1,83 @@
+"""SimCLR: two views of a picture must find each other among those of the batch (Chen et al., ICML 2020)."""
+
+from math import log
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pretask.data.batch import require
+from pretask.encoders.image import ImageEncoder
+from pretask.objectives.contrastive import nt_xent
+from pretask.pretexts.views import SMALL_IMAGE, apply_view, draw_view, simclr_views
+from pretask.recipe import Recipe
+from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
+
+
+class SimCLR(PretextTask):
+    """Contrast two views of each picture with all other views of the batch (NT-Xent, equation 1).
+
+    The projector is the paper's g(h) = W2 ReLU(W1 h). The official code adds batch normalisation to it;
+    without, every process sees the same loss as one with the joined batch.
+
+    Args:
+        encoder: any image encoder.
+        temperature: divides the similarities; none takes the paper's best, 0.1 for ImageNet and 0.5 for
+            pictures of up to 64 pixels (CIFAR-10).
+        hidden_dim: width of the projector's hidden layer; none takes the encoder's, as in the paper.
+        projection_dim: width of what is contrasted.
+        crop_scale: area of the random crops, as a share of the picture's.
+    """
+
+    recipe = Recipe("lars", lr=0.3, batch_size=4096, epochs=100, weight_decay=1e-6, warmup=0.1)
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        temperature: float | None = None,
+        hidden_dim: int | None = None,
+        projection_dim: int = 128,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+    ):
+        super().__init__(encoder)
+        small = encoder.image_size <= SMALL_IMAGE
+        self.temperature = temperature if temperature is not None else (0.5 if small else 0.1)
+        self.view = simclr_views(encoder.image_size, crop_scale)
+        hidden_dim = hidden_dim or encoder.dim
+        self.projector = nn.Sequential(
+            nn.Linear(encoder.dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim)
+        )
+        if hasattr(encoder, "patch_size"):  # transformers do not learn under LARS at small batches
+            self.recipe = Recipe("adamw", lr=5e-4, batch_size=1024, epochs=100, weight_decay=0.05)
+
+    def views(self, batch: Batch, step: Step) -> tuple[Float[Tensor, "batch chans h w"], ...]:
+        image, size = require(batch, "image", 4), batch.get("size")
+        return tuple(
+            apply_view(self.view, image, draw_view(self.view, len(image), step.generator, size))
+            for _ in range(2)
+        )
+
+    def project(self, views: tuple[Tensor, ...]) -> tuple[Float[Tensor, "batch dim"], ...]:
+        """Both views in one forward pass: their batch normalisation is shared, as in the official code."""
+        return self.projector(self.encoder(torch.cat(views)).pooled).chunk(2)
+
+    def loss(self, batch: Batch, step: Step) -> Losses:
+        return {"nt_xent": nt_xent(*self.project(self.views(batch, step)), self.temperature)}
+
+    def preview(self, batch: Batch, step: Step) -> Sheet:
+        views = self.views(batch, step)
+        first, second = self.project(views)
+        found = (nn.functional.normalize(first) @ nn.functional.normalize(second).T).argmax(1)
+        rows = [
+            [
+                Panel("a view", views[0][row]),
+                Panel("its partner", views[1][row], "truth"),
+                Panel("answer: nearest second view", views[1][answer], "answer"),
+            ]
+            for row, answer in enumerate(found.tolist())
+        ]
+        return Sheet("SimCLR", "Which crop comes from the same picture?", rows)
+
+    def chance(self, batch_size: int) -> dict[str, float]:
+        """ln(2N - 1) for the N pictures of all processes together."""
+        return {"nt_xent": log(2 * batch_size - 1)}

@@ -1,0 +1,41 @@
+"""How far a rebuilt picture is from the real one."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+EPS = 1e-6  # inside the root, on pixels that were normalised for the encoder (MAE)
+
+
+def patchify(
+    image: Float[Tensor, "batch chans height width"], patch: int
+) -> Float[Tensor, "batch patches values"]:
+    """Cut into patches, row by row; values lie as (row, column, channel), the channel fastest."""
+    batch, chans, height, width = image.shape
+    cells = image.reshape(batch, chans, height // patch, patch, width // patch, patch)
+    return cells.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * chans)
+
+
+def unpatchify(
+    patches: Float[Tensor, "batch patches values"], patch: int, grid: tuple[int, int]
+) -> Float[Tensor, "batch chans height width"]:
+    """The inverse of `patchify`; `grid` is the number of patches per column and row."""
+    rows, columns = grid
+    cells = patches.reshape(len(patches), rows, columns, patch, patch, -1)
+    return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, rows * patch, columns * patch)
+
+
+class Standardised(NamedTuple):
+    """Patches without their mean and contrast, and what was taken away."""
+
+    values: Float[Tensor, "*patches values"]
+    mean: Float[Tensor, "*patches 1"]
+    std: Float[Tensor, "*patches 1"]
+
+
+def standardise(patches: Float[Tensor, "*patches values"]) -> Standardised:
+    """(t - mean) / sqrt(var + 1e-6) within each patch, with the unbiased variance (MAE's norm_pix)."""
+    mean = patches.mean(-1, keepdim=True)
+    std = (patches.var(-1, keepdim=True) + EPS).sqrt()
+    return Standardised((patches - mean) / std, mean, std)
