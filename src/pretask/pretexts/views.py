@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pretask.data.batch import to_float
 from pretask.pretexts import draw
+from pretask.pretexts.photometric import gaussian_blur, jitter, luma, solarise, where
+from pretask.pretexts.resample import crop
 
 TRIES = 10  # attempts at a crop that fits, before the central one (torchvision)
-LUMA = (0.2989, 0.587, 0.114)
 SMALL_IMAGE = 64  # pixels; up to here SimCLR's recipe for CIFAR-10 holds: half the jitter, no blur
 
 
@@ -138,7 +138,7 @@ def draw_view(
     coins = unit[:, :5] < unit.new_tensor([spec.flip, spec.jitter, spec.grey, spec.blur, spec.solarise])
     spread = unit.new_tensor([spec.brightness, spec.contrast, spec.saturation, spec.hue])
     centre = unit.new_tensor([1.0, 1.0, 1.0, 0.0])
-    low = (centre - spread).clamp(min=-0.5).where(centre == 0, (centre - spread).clamp(min=0))
+    low = torch.maximum(centre - spread, centre - 1)  # factors are not negative
     low_sigma, high_sigma = spec.blur_sigma
     return View(
         box=draw_boxes(spec, unit[:, 14:], size.to(unit)),
@@ -164,120 +164,14 @@ def apply_view(spec: ViewSpec, image: Tensor, view: View) -> Float[Tensor, "batc
     view = view.to(image.device)
     out = crop(image, view.box, view.flip, spec.size, spec.interpolation)
     if spec.jitter:
-        out = jitter(out, view)
+        out = jitter(out, view.jitter, view.order, view.factors)
     if spec.grey and out.shape[1] == 3:
-        out = torch.where(view.grey.view(-1, 1, 1, 1), luma(out), out)
+        out = where(view.grey, out, luma)
     if spec.blur:
-        out = torch.where(view.blur.view(-1, 1, 1, 1), gaussian_blur(out, view.sigma, spec.blur_radius), out)
+        out = where(view.blur, out, gaussian_blur, view.sigma, spec.blur_radius)
     if spec.solarise:
-        inverted = torch.where(out >= spec.solarise_from, 1 - out, out)
-        out = torch.where(view.solarise.view(-1, 1, 1, 1), inverted, out)
+        out = where(view.solarise, out, solarise, spec.solarise_from)
     return out
-
-
-def crop(
-    image: Tensor,
-    box: Float[Tensor, "batch 4"],
-    flip: Bool[Tensor, "batch"],
-    size: int,
-    interpolation: str = "bilinear",
-) -> Float[Tensor, "batch chans size size"]:
-    """Resample boxes to squares with antialiasing, mirrored where `flip`; as one product a side."""
-    across = resampling(box[:, 0], box[:, 2], size, image.shape[3], interpolation)
-    across = torch.where(flip.view(-1, 1, 1), across.flip(1), across)
-    down = resampling(box[:, 1], box[:, 3], size, image.shape[2], interpolation)
-    out = down.unsqueeze(1) @ (to_float(image) @ across.unsqueeze(1).transpose(2, 3))
-    return out.clamp_(0, 1) if interpolation == "bicubic" else out
-
-
-def resampling(
-    start: Float[Tensor, "batch"], end: Float[Tensor, "batch"], size: int, length: int, interpolation: str
-) -> Float[Tensor, "batch size length"]:
-    """Weights that resample [start, end) of an axis of `length` pixels to `size` pixels.
-
-    The filter widens with the reduction (antialiasing) and sees only pixels that touch the box: a
-    crop followed by torch's antialiased interpolate.
-    """
-    start, end = (start * length).view(-1, 1, 1), (end * length).view(-1, 1, 1)
-    step = (end - start) / size
-    centre = start + step * (torch.arange(size, device=start.device).view(-1, 1) + 0.5)
-    pixel = torch.arange(length, device=start.device).view(1, 1, -1)
-    x = ((pixel + 0.5 - centre) / step.clamp(min=1)).abs_()
-    weight = cubic(x) if interpolation == "bicubic" else (1 - x).clamp_(min=0)
-    weight = weight * ((pixel + 1 > start + 1e-4) & (pixel < end - 1e-4))  # 1e-4: rounding of the box
-    return weight / weight.sum(2, keepdim=True)
-
-
-def cubic(x: Tensor) -> Tensor:
-    """Keys' kernel with a = -0.5, as antialiased resizing uses it."""
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-
-
-def luma(image: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 1 h w"]:
-    r, g, b = image.split(1, dim=1)
-    return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
-
-
-def jitter(image: Float[Tensor, "batch chans h w"], view: View) -> Float[Tensor, "batch chans h w"]:
-    """Brightness, contrast, saturation and hue in each sample's own order."""
-    changes = (brightness, contrast, saturation, hue) if image.shape[1] == 3 else (brightness, contrast)
-    for place in range(4):
-        for kind, change in enumerate(changes):
-            turn = view.jitter & (view.order[:, place] == kind)
-            factor = torch.where(turn, view.factors[:, kind], 0.0 if kind == 3 else 1.0).view(-1, 1, 1, 1)
-            image = torch.where(turn.view(-1, 1, 1, 1), change(image, factor), image)
-    return image
-
-
-def brightness(image: Tensor, factor: Tensor) -> Tensor:
-    return (image * factor).clamp_(0, 1)
-
-
-def contrast(image: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean of the luma (of all channels where there are not three)."""
-    grey = luma(image) if image.shape[1] == 3 else image
-    mean = grey.mean((1, 2, 3), keepdim=True)
-    return (mean + (image - mean) * factor).clamp_(0, 1)
-
-
-def saturation(image: Tensor, factor: Tensor) -> Tensor:
-    grey = luma(image)
-    return (grey + (image - grey) * factor).clamp_(0, 1)
-
-
-def hue(image: Tensor, shift: Tensor) -> Tensor:
-    """Turn the colour circle by `shift` turns, keeping HSV's value and saturation."""
-    r, g, b = image.split(1, dim=1)
-    value = torch.maximum(torch.maximum(r, g), b)
-    chroma = value - torch.minimum(torch.minimum(r, g), b)
-    sector = torch.where(value == r, g - b, torch.where(value == g, b - r + 2 * chroma, r - g + 4 * chroma))
-    sector = sector / chroma.clamp(min=1e-12) + 6 * shift
-    place = torch.cat([sector + 5, sector + 3, sector + 1], dim=1).remainder_(6)
-    return value - chroma * (2 - (place - 2).abs_()).clamp_(0, 1)
-
-
-def gaussian_blur(
-    image: Float[Tensor, "batch chans h w"], sigma: Float[Tensor, "batch"], radius: int
-) -> Float[Tensor, "batch chans h w"]:
-    """Separable blur with mirrored borders; `2 radius + 1` taps."""
-    down = blur_matrix(sigma, radius, image.shape[2])
-    across = down if image.shape[2] == image.shape[3] else blur_matrix(sigma, radius, image.shape[3])
-    return down.unsqueeze(1) @ (image @ across.unsqueeze(1).transpose(2, 3))
-
-
-def blur_matrix(
-    sigma: Float[Tensor, "batch"], radius: int, length: int
-) -> Float[Tensor, "batch length length"]:
-    radius = min(radius, length - 1)
-    offset = torch.arange(-radius, radius + 1, device=sigma.device)
-    kernel = (-0.5 * (offset / sigma.view(-1, 1)) ** 2).exp()
-    kernel = kernel / kernel.sum(1, keepdim=True)  # (B, taps)
-    source = (torch.arange(length, device=sigma.device).view(-1, 1) + offset).abs()
-    source = (length - 1) - ((length - 1) - source).abs()  # mirrored without repeating the border
-    source, kernel = source.expand(len(sigma), -1, -1), kernel.unsqueeze(1).expand(-1, length, -1)
-    return sigma.new_zeros(len(sigma), length, length).scatter_add_(2, source, kernel)
 
 
 def simclr_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> ViewSpec:
