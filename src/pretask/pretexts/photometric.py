@@ -16,12 +16,16 @@ CACHE = 2**15  # pixels that, with what is computed from them, stay in a core's 
 TILE = 32  # pixels of a row or column that are blurred by one matrix
 
 
+def on_cpu(image: Tensor) -> bool:
+    return image.device.type == "cpu"
+
+
 def where(rows: Bool[Tensor, "batch"], image: Tensor, change: Callable[..., Tensor], *given: Any) -> Tensor:
     """`change(image, *given)` in some rows of the batch; tensors among `given` have a row a sample.
 
     On a CPU only these rows are computed; elsewhere all are, because counting them would stall the device.
     """
-    if image.device.type != "cpu":
+    if not on_cpu(image):
         return torch.where(rows.view(-1, 1, 1, 1), change(image, *given), image)
     for chosen in rows.nonzero().squeeze(1).split(max(1, CACHE // image[0, 0].numel())):
         parts = (value[chosen] if isinstance(value, Tensor) else value for value in given)
@@ -43,7 +47,7 @@ def jitter(
         order: a permutation of 0 .. 3 a sample.
         factors: how much, by kind.
     """
-    if image.device.type != "cpu":
+    if not on_cpu(image):
         return jitter_together(image, rows, order, factors)
     for kinds, chosen in by_order(rows, order, max(1, CACHE // image[0, 0].numel())):
         part = image[chosen]  # a view where `chosen` is a slice
@@ -136,6 +140,7 @@ def gaussian_blur(
 ) -> Float[Tensor, "batch chans h w"]:
     """Separable blur with `2 radius + 1` taps and mirrored borders."""
     batch, chans, height, width = image.shape
+    radius = min(radius, height - 1, width - 1)
     tiles, reach = overlapping(image, 3, radius)  # (B, C, H, tiles, reach)
     image = torch.bmm(tiles.reshape(batch, -1, reach), blur_matrix(sigma, radius, reach))
     image = image.view(batch, chans, height, -1)[..., :width]
@@ -149,7 +154,6 @@ def gaussian_blur(
 def overlapping(image: Tensor, axis: int, radius: int) -> tuple[Tensor, int]:
     """Tiles along an axis, each with what reaches into it from both sides; the last is padded with 0."""
     length = image.shape[axis]
-    radius = min(radius, length - 1)
     sides = (0, 0) * (3 - axis)
     image = F.pad(image, (*sides, radius, radius, *(0, 0) * (axis - 2)), mode="reflect")
     image = F.pad(image, (*sides, 0, -length % TILE))
