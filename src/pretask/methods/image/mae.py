@@ -15,7 +15,7 @@ from pretask.objectives.reconstruction import patchify, standardise, unpatchify
 from pretask.pretexts.masks import MASKS, Shuffle, shuffle, take
 from pretask.pretexts.views import apply_view, draw_view, mae_view
 from pretask.recipe import Recipe
-from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
+from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
 
 class MAE(PretextTask):
@@ -62,9 +62,7 @@ class MAE(PretextTask):
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         image, order = self.hide(batch, step)
-        target = take(self.patches(image), order.hidden)
-        if self.normalise_target:
-            target = standardise(target).values
+        target = self.target(take(self.patches(image), order.hidden))
         # All pictures hide equally many patches: this mean is the paper's sum over the batch's hidden
         # patches divided by their number.
         return {"reconstruction": F.mse_loss(self.rebuild(image, order), target)}
@@ -82,6 +80,17 @@ class MAE(PretextTask):
 
     def patches(self, image: Tensor) -> Float[Tensor, "batch patches values"]:
         return patchify(self.encoder.normalise(image), self.encoder.patch_size)
+
+    def target(self, patches: Float[Tensor, "*patches values"]) -> Float[Tensor, "*patches values"]:
+        return standardise(patches).values if self.normalise_target else patches
+
+    def question(self, batch: Batch, step: Step) -> Question:
+        """The first hidden patch of the masked picture."""
+        image, order = self.hide(batch, step)
+        truth = self.patches(image)
+        visible, hidden = take(truth, order.visible), take(truth, order.hidden)
+        shown = self.assemble(visible, torch.zeros_like(hidden), order)
+        return Question(shown, torch.arange(len(image), device=image.device), self.target(hidden[:, 0]))
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         image, order = self.hide(batch, step)

@@ -8,7 +8,8 @@ from math import log
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.pretexts.rotation import all_rotations
@@ -40,7 +41,10 @@ class Rotation(PretextTask):
         )  # fmt: skip
         self.head = nn.Linear(encoder.dim, 4)
 
-    def puzzle(self, batch: Batch, step: Step):
+    def puzzle(
+        self, batch: Batch, step: Step
+    ) -> tuple[Float[Tensor, "4*batch chans side side"], Int[Tensor, "4*batch"]]:
+        """All four turns of one crop of each picture, and the number of quarter turns."""
         image = require(batch, "image", 4)
         view = draw_view(self.view, len(image), step.generator, batch.get("size"))
         return all_rotations(apply_view(self.view, image, view))

@@ -11,14 +11,14 @@ from pretask.encoders.image import ImageEncoder
 from pretask.objectives.contrastive import nt_xent
 from pretask.pretexts.views import SMALL_IMAGE, apply_view, draw_view, simclr_views
 from pretask.recipe import Recipe
-from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
+from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
 
 class SimCLR(PretextTask):
     """Contrast two views of each picture with all other views of the batch (NT-Xent, equation 1).
 
-    The projector is the paper's g(h) = W2 ReLU(W1 h). The official code adds batch normalisation to it;
-    without, every process sees the same loss as one with the joined batch.
+    The projector is the paper's g(h) = W2 ReLU(W1 h), batch-normalised after both layers as in the
+    official code.
 
     Args:
         encoder: any image encoder.
@@ -45,7 +45,11 @@ class SimCLR(PretextTask):
         self.view = simclr_views(encoder.image_size, crop_scale)
         hidden_dim = hidden_dim or encoder.dim
         self.projector = nn.Sequential(
-            nn.Linear(encoder.dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim)
+            nn.Linear(encoder.dim, hidden_dim),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, projection_dim, bias=False),
+            nn.BatchNorm1d(projection_dim),
         )
         if hasattr(encoder, "patch_size"):  # transformers do not learn under LARS at small batches
             self.recipe = Recipe("adamw", lr=5e-4, batch_size=1024, epochs=100, weight_decay=0.05)
@@ -63,6 +67,10 @@ class SimCLR(PretextTask):
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         return {"nt_xent": nt_xent(*self.project(self.views(batch, step)), self.temperature)}
+
+    def question(self, batch: Batch, step: Step) -> Question:
+        views = torch.cat(self.views(batch, step))
+        return Question(views, torch.arange(len(views), device=views.device) % (len(views) // 2))
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         views = self.views(batch, step)
