@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from timm.models.vision_transformer import Block
 
 from pretask.encoders import build_encoder
 from pretask.encoders.decoder import TokenDecoder, decoder_shape
@@ -84,7 +85,9 @@ def reference_loss(task: MAE, image: torch.Tensor, hidden: torch.Tensor) -> torc
     tokens = torch.gather(tokens, 1, ids_restore[:, :, None].repeat(1, 1, tokens.shape[2]))
     x = torch.cat([x[:, :1], tokens], dim=1)
     x = x + torch.cat([torch.zeros(1, x.shape[2]), decoder.positions])
-    prediction = decoder.head(decoder.norm(decoder.blocks(x)))[:, 1:]
+    for block in decoder.blocks:
+        x = Block.forward(block, x)
+    prediction = decoder.head(decoder.norm(x))[:, 1:]
     target = patchify(image, p)
     if task.normalise_target:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5
@@ -182,6 +185,8 @@ def test_the_decoder_scales_with_the_encoder(width, expected):
 def test_what_cannot_be_is_refused():
     with pytest.raises(UsageError, match="multiple of 32"):
         MAE(encoder(), decoder_dim=100)
+    with pytest.raises(UsageError, match="decoder_depth"):
+        MAE(encoder(), decoder_depth=0)
     for ratio in (0.0, 0.99, 1.0):
         with pytest.raises(UsageError, match="mask_ratio"):
             MAE(encoder(), mask_ratio=ratio)

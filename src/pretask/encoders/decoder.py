@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -21,20 +22,37 @@ def decoder_shape(encoder_dim: int, dim: int | None = None, depth: int | None = 
     half the encoder's width, because 8 of 512 would cost several times what a small encoder does.
 
     Raises:
-        UsageError: the width is not a multiple of 32.
+        UsageError: the width is not a multiple of 32, or there is no block.
     """
     if dim is None:
         dim = 512 if encoder_dim >= BASE else max(round(encoder_dim / 2 / HEAD_DIM), 1) * HEAD_DIM
     if dim % HEAD_DIM:
         raise UsageError(f"decoder_dim must be a multiple of {HEAD_DIM} (the width of a head), not {dim}")
-    return dim, (8 if encoder_dim >= BASE else 2) if depth is None else depth
+    if depth is not None and depth < 1:
+        raise UsageError(f"decoder_depth must be at least 1, not {depth}")
+    return dim, depth or (8 if encoder_dim >= BASE else 2)
+
+
+class LastBlock(Block):
+    """A block of which only the last tokens are needed: they alone ask, of all."""
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"], needed: int) -> Float[Tensor, "batch needed dim"]:
+        attn, dim = self.attn, x.shape[2]
+        everyone, x = self.norm1(x), x[:, -needed:]
+        weights, biases = attn.qkv.weight.split([dim, 2 * dim]), attn.qkv.bias.split([dim, 2 * dim])
+        query = F.linear(everyone[:, -needed:], weights[0], biases[0])
+        key, value = F.linear(everyone, weights[1], biases[1]).chunk(2, dim=2)
+        heads = (part.unflatten(2, (attn.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+        x = x + attn.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
 
 
 class TokenDecoder(nn.Module):
     """Transformer over visible tokens and mask tokens (He et al., CVPR 2022, section 3).
 
     Hidden places stand behind the visible ones instead of being put back in raster order: attention
-    does not know the order, positions are looked up, and only hidden places are answered.
+    does not know the order, positions are looked up, and only hidden places are answered. The last
+    block spares itself the others, a fifth of its work.
 
     Args:
         encoder_dim: width of the tokens it reads.
@@ -59,9 +77,9 @@ class TokenDecoder(nn.Module):
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.register_buffer("positions", sincos_2d(dim, grid), persistent=False)
-        heads = dim // HEAD_DIM
-        self.blocks = nn.Sequential(
-            *(Block(dim, heads, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth))
+        kinds = [Block] * (depth - 1) + [LastBlock]
+        self.blocks = nn.ModuleList(
+            kind(dim, dim // HEAD_DIM, qkv_bias=True, norm_layer=layer_norm) for kind in kinds
         )
         self.norm = layer_norm(dim)
         self.head = nn.Linear(dim, num_outputs)
@@ -84,8 +102,9 @@ class TokenDecoder(nn.Module):
         visible = self.embed(tokens) + self.positions[order.visible]
         hidden = self.mask_token + self.positions[order.hidden]
         x = torch.cat([self.embed(prefix), visible, hidden.to(visible.dtype)], dim=1)
-        x = self.blocks(x)[:, -order.hidden.shape[1] :]
-        return self.head(self.norm(x))
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.head(self.norm(self.blocks[-1](x, order.hidden.shape[1])))
 
 
 def xavier_linear(module: nn.Module) -> None:

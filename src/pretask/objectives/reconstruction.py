@@ -37,5 +37,7 @@ class Standardised(NamedTuple):
 def standardise(patches: Float[Tensor, "*patches values"]) -> Standardised:
     """(t - mean) / sqrt(var + 1e-6) within each patch, with the unbiased variance (MAE's norm_pix)."""
     mean = patches.mean(-1, keepdim=True)
-    std = (patches.var(-1, keepdim=True) + EPS).sqrt()
-    return Standardised((patches - mean) / std, mean, std)
+    centred = patches - mean
+    variance = centred.square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)
+    std = (variance + EPS).sqrt()
+    return Standardised(centred / std, mean, std)
