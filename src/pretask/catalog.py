@@ -78,6 +78,36 @@ ROWS: tuple[Row, ...] = (
         "the colour of a picture",
         "which of 261 colours, or what mixture of them, has each place of this grey picture?",
     ),
+    Row(
+        "dino",
+        "DINO",
+        "image",
+        "pretask.methods.image.dino:DINO",
+        "Emerging Properties in Self-Supervised Vision Transformers (Caron et al., ICCV 2021)",
+        "all of a picture but a crop",
+        "what does a slowly following copy of the network say of another crop?",
+        VIT,
+    ),
+    Row(
+        "ibot",
+        "iBOT",
+        "image",
+        "pretask.methods.image.ibot:IBOT",
+        "iBOT: Image BERT Pre-Training with Online Tokenizer (Zhou et al., ICLR 2022)",
+        "blocks of patches, and all of a picture but a crop",
+        "what does a slowly following copy of the network say of the hidden patches and of another crop?",
+        VIT,
+        "patches",
+    ),
+    Row(
+        "pirl",
+        "PIRL",
+        "image",
+        "pretask.methods.image.pirl:PIRL",
+        "Self-Supervised Learning of Pretext-Invariant Representations (Misra & van der Maaten, CVPR 2020)",
+        "the order of nine patches, or which way is up",
+        "which picture of all is it whose patches were shuffled?",
+    ),
 )
 
 BY_SLUG = {row.slug: row for row in ROWS}

@@ -1,4 +1,4 @@
-"""Telling partners from strangers: InfoNCE in its forms.
+"""Telling partners from strangers: InfoNCE in its forms, and its ancestors against a memory bank.
 
 The large matrix of similarities is never kept: it is made a few rows at a time and turned into the
 loss and its gradient at once.
@@ -6,85 +6,81 @@ loss and its gradient at once.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pretask.objectives.chunks import row_parts
 from pretask.objectives.distributed import gather, rank
 
-CACHED = 2**18  # similarities at a time on a CPU: with what is made of them they stay in its cache
-AT_ONCE = 2**26  # elsewhere: few large kernels in 256 MiB
 
+class LogSumExp(torch.autograd.Function):
+    """Sum over rows of w_i log(exp(extra_i) + sum_j exp(q_i . k_j)), without the j that is skipped.
 
-class MeanLogSumExp(torch.autograd.Function):
-    """Mean over rows of log(exp(extra_i) + sum_j exp(q_i . k_j)), without the j that is skipped.
-
-    With P the softmax of a row, the gradient is P k / n for its query and the sum over rows of P q / n
-    for the keys: both need P once, so they are formed while a few rows of it are at hand.
+    With P the softmax of a row, the gradient is w P k for its query and the sum over rows of w P q for
+    the keys: both need P once, so they are formed while a few rows of it are at hand.
     """
 
     @staticmethod
-    def forward(ctx, queries: Tensor, keys: Tensor, skip: Tensor | None, extra: Tensor | None) -> Tensor:
-        n, limit = len(queries), CACHED if queries.device.type == "cpu" else AT_ONCE
-        rows = max(1, limit // len(keys))
-        for_query, for_key, for_extra = (
-            torch.zeros_like(given) if needed else None
-            for given, needed in zip(
-                (queries, keys, extra), (ctx.needs_input_grad[i] for i in (0, 1, 3)), strict=True
-            )
-        )
+    def forward(
+        ctx, queries: Tensor, keys: Tensor, weight: Tensor, skip: Tensor | None, extra: Tensor | None
+    ) -> Tensor:
+        formed = [
+            torch.zeros_like(given) if given is not None and needed else None
+            for given, needed in zip((queries, keys, None, None, extra), ctx.needs_input_grad, strict=True)
+        ]
+        for_query, for_key, _, _, for_extra = formed
         total = queries.new_zeros(())
-        for start in range(0, n, rows):
-            part = slice(start, min(start + rows, n))
+        for part in row_parts(len(queries), len(keys), queries.device):
             p = queries[part] @ keys.T
             if skip is not None:
                 p.scatter_(1, skip[part, None], -torch.inf)
-            top = p.amax(1)
-            if extra is not None:
-                top = torch.maximum(top, extra[part])
+            top = p.amax(1) if extra is None else torch.maximum(p.amax(1), extra[part])
             p.sub_(top[:, None]).exp_()
             norm = p.sum(1)
             if extra is not None:
                 own = (extra[part] - top).exp_()
                 norm += own
-            total += norm.log().add_(top).sum()
-            scale = (norm * n).reciprocal_()
-            if for_extra is not None:
-                for_extra[part] = own * scale
+            total += weight[part] @ norm.log().add_(top)
+            scale = weight[part] / norm
             if for_query is not None:
                 torch.mm(p, keys, out=for_query[part]).mul_(scale[:, None])
             if for_key is not None:
                 for_key.addmm_(p.T, queries[part] * scale[:, None])
-        ctx.save_for_backward(*(grad for grad in (for_query, for_key, for_extra) if grad is not None))
-        return total / n
+            if for_extra is not None:
+                for_extra[part] = own * scale
+        ctx.save_for_backward(*formed)
+        return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
-        formed = iter(ctx.saved_tensors)
-        for_query, for_key, for_extra = (
-            next(formed) * grad if ctx.needs_input_grad[i] else None for i in (0, 1, 3)
-        )
-        return for_query, for_key, None, for_extra
+        return tuple(None if formed is None else formed * grad for formed in ctx.saved_tensors)
 
 
-def mean_log_sum_exp(
+def log_sum_exp(
     queries: Float[Tensor, "rows dim"],
     keys: Float[Tensor, "columns dim"],
+    weight: Float[Tensor, "rows"] | None = None,
     skip: Int[Tensor, "rows"] | None = None,
     extra: Float[Tensor, "rows"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean over rows of the log of summed exp(q . k), in float32 at least, memory linear in the rows.
+    """Weighted sum over rows of the log of summed exp(q . k). Memory grows with rows + columns.
 
     Args:
         queries: already divided by the temperature.
         keys: what they are compared with.
+        weight: of each row; None takes the mean.
         skip: a column that does not count, one a row (its own).
         extra: one more logit a row.
     """
+    if weight is None:
+        weight = queries.new_full((len(queries),), 1 / len(queries))
     with torch.autocast(queries.device.type, enabled=False):
-        return MeanLogSumExp.apply(queries, keys, skip, extra)
+        return LogSumExp.apply(queries, keys, weight, skip, extra)
 
 
 def unit(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
@@ -106,7 +102,92 @@ def nt_xent(
     """
     own = unit(torch.cat([a, b]))  # (2B, D)
     everyone = gather(own)
-    place = torch.arange(len(own), device=own.device) + rank() * len(own)
     # each pair counts twice, once for either partner
     agreement = (own[: len(a)] * own[len(a) :]).sum(1).mean() / temperature
-    return mean_log_sum_exp(own / temperature, everyone, skip=place) - agreement
+    return log_sum_exp(own / temperature, everyone, skip=own_places(len(own), own.device)) - agreement
+
+
+def own_places(rows: int, device: torch.device) -> Int[Tensor, "rows"]:
+    """Where this process's rows stand among the gathered ones."""
+    return torch.arange(rows, device=device) + rank() * rows
+
+
+def info_nce(
+    query: Float[Tensor, "batch dim"],
+    key: Float[Tensor, "batch dim"],
+    negatives: Float[Tensor, "queue dim"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """MoCo's loss: cross-entropy of [q.k, q.negatives] / T with target 0; only the query learns.
+
+    Args:
+        query: normalised here, as `key`.
+        key: what the momentum encoder says of the other view.
+        negatives: normalised rows that all samples share: the queue, before this batch enters it.
+        temperature: divides the cosine similarities.
+    """
+    query, key = unit(query), unit(key.detach())
+    agreement = (query * key).sum(1) / temperature
+    negatives = negatives.detach().to(query.dtype)
+    return log_sum_exp(query / temperature, negatives, extra=agreement) - agreement.mean()
+
+
+def multi_positive(
+    embedding: Float[Tensor, "batch dim"],
+    group: Int[Tensor, "batch"],
+    temperature: float,
+    sum_positives: Literal["outside", "inside"] = "outside",
+) -> Float[Tensor, ""]:
+    """Contrast with several positives: all rows of the same group, in all processes.
+
+    `outside` averages log-probabilities over a row's positives (SupCon's L_out, without the factor T / 0.07
+    of its code); `inside` takes the log of their summed probability (L_in without 1/|P|; solo-learn's
+    SimCLR loss). They differ as soon as there is more than one positive. A row without any counts as 0.
+
+    Args:
+        embedding: all views of all samples; normalised here.
+        group: which rows belong together (the sample's index, a class).
+        temperature: divides the cosine similarities.
+        sum_positives: where the positives are brought together.
+    """
+    own, place = unit(embedding), own_places(len(embedding), embedding.device)
+    everyone = gather(own)
+    same = (group[:, None] == gather(group)).scatter_(1, place[:, None], False)  # (B, all)
+    count = same.sum(1)
+    if sum_positives == "inside":
+        logits = (own @ everyone.T / temperature).scatter(1, place[:, None], -torch.inf)
+        found = logits.masked_fill(~same & (count > 0)[:, None], -torch.inf)
+        return (logits.logsumexp(1) - found.logsumexp(1)).mean()
+    agreement = (own * (same.to(own.dtype) @ everyone)).sum(1) / count.clamp(min=1) / temperature
+    weight = (count > 0).to(own.dtype) / len(own)
+    return log_sum_exp(own / temperature, everyone, weight, skip=place) - agreement.mean()
+
+
+def bank_nce(probability: Float[Tensor, "batch 1+negatives"], num_samples: int) -> Float[Tensor, ""]:
+    """Noise-contrastive estimation against a memory bank (Wu et al., CVPR 2018; PIRL's default).
+
+    With Pn = 1/N: -mean_b [ log(P_0 / (P_0 + K Pn + eps)) + sum_j log(K Pn / (P_j + K Pn + eps)) ].
+
+    Args:
+        probability: exp(s / T) / Z, the positive in column 0 (`memory.Partition` freezes Z).
+        num_samples: N, rows of the bank.
+    """
+    noise = (probability.shape[1] - 1) / num_samples
+    evidence = probability + (noise + torch.finfo(torch.float32).eps)
+    positive = probability[:, 0].log() - evidence[:, 0].log()
+    negative = (noise / evidence[:, 1:]).log().sum(1)
+    return -(positive + negative).mean()
+
+
+def bank_cross_entropy(logits: Float[Tensor, "batch 1+negatives"]) -> Float[Tensor, ""]:
+    """InfoNCE against a memory bank: which column is the sample's own? (the first)"""
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def bank_probability(logits: Float[Tensor, "batch 1+negatives"]) -> Float[Tensor, ""]:
+    """PIRL's equation 5: -log h(positive) - sum_j log(1 - h(negative_j)) with h the softmax over all
+    columns; mean over the batch."""
+    log_h = logits.log_softmax(1)
+    # 1 - h is 0 to rounding when a negative takes all: the smallest step below 1 keeps the log finite
+    not_h = torch.log1p(-log_h[:, 1:].exp().clamp(max=1 - torch.finfo(logits.dtype).eps))
+    return -(log_h[:, 0] + not_h.sum(1)).mean()

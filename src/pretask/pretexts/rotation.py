@@ -18,3 +18,13 @@ def all_rotations(
     turned = torch.stack([rotate(image, k) for k in range(4)], dim=1)  # (B, 4, C, S, S)
     labels = torch.arange(4, device=image.device).repeat(len(image))
     return turned.flatten(0, 1), labels
+
+
+def rotate_each(
+    image: Float[Tensor, "batch chans side side"], quarter_turns: Int[Tensor, "batch"]
+) -> Float[Tensor, "batch chans side side"]:
+    """Turn every picture counter-clockwise by its own number of quarter turns."""
+    turns = quarter_turns.to(image.device).view(-1, 1, 1, 1)
+    for k in range(1, 4):
+        image = torch.where(turns >= k, image.rot90(1, (-2, -1)), image)
+    return image

@@ -1,0 +1,23 @@
+"""A teacher that follows its student slowly."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+def teacher_of(module: nn.Module) -> nn.Module:
+    """A copy that no gradient reaches."""
+    make = getattr(module, "fresh_copy", None)
+    return (make() if make else copy.deepcopy(module)).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum teacher + (1 - momentum) student, for each parameter of the teacher.
+
+    The student must have a parameter of each of the teacher's names; it may have more. Buffers stay the
+    teacher's own: one with batch normalisation collects its statistics from what it sees itself.
+    """
+    names, theirs = zip(*teacher.named_parameters(), strict=True)
+    torch._foreach_lerp_(theirs, [student.get_parameter(name) for name in names], 1 - momentum)

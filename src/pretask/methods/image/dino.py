@@ -1,0 +1,200 @@
+"""DINO: say of any crop what a slow teacher says of another (Caron et al., ICCV 2021)."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from math import ceil, log
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pretask.data.batch import require
+from pretask.encoders.drop_path import droppable, dropping
+from pretask.encoders.ema import follow, teacher_of
+from pretask.encoders.features import Features
+from pretask.encoders.heads import PrototypeHead
+from pretask.encoders.image import ImageEncoder
+from pretask.errors import UsageError
+from pretask.objectives.distillation import Centre, cosine, entropy, linear_warmup, sharpen, view_loss
+from pretask.objectives.gradients import clip_each
+from pretask.pretexts import draw
+from pretask.pretexts.views import SMALL_IMAGE, apply_view, dino_views, draw_view
+from pretask.recipe import Recipe
+from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
+
+BASE = 768  # width of a ViT-B
+
+
+class DINO(PretextTask):
+    """Self-distillation without labels: students see all crops, the teacher the two large ones.
+
+    Sizes left open are the paper's, and above 64 pixels only: small pictures get 1024 prototypes, a
+    network of 256 with a bottleneck of 64, 4 local crops of half the size, momentum 0.99, no blur, and a
+    rate that warms up for a tenth of the run. Positions are resampled for local crops as timm does it
+    (bicubic, antialiased); the official code leaves the antialiasing out.
+
+    Args:
+        encoder: any image encoder.
+        prototypes: answers to choose from, K; none takes 65536.
+        num_local: local crops of each picture; none takes 8.
+        local_size: their side in pixels; none takes 3/7 of the picture's (96 of 224).
+        global_scale: area of a global crop, as a share of the picture's.
+        local_scale: area of a local crop.
+        hidden_dim: width of the head; none takes 2048.
+        bottleneck_dim: width of what is compared with the prototypes; none takes 256.
+        unit_prototypes: keep the prototypes at length 1; none does so from a ViT-B on.
+        momentum: the teacher's at the start, rising to 1 in a cosine; none takes 0.996.
+        temperature: the student's.
+        teacher_temperature: the teacher's; 0.07 is better where the warm-up is long enough.
+        teacher_temperature_start: the teacher's in the first epoch.
+        temperature_epochs: epochs over which it climbs, at most a tenth of the run.
+        centre_momentum: of the running mean of the teacher's answers; 1 does without centring.
+        drop_path: share of samples for which the last block is skipped, less for those before.
+        clip: largest norm of each parameter's gradient.
+        freeze_last_layer: epochs in which the prototypes do not learn; a tenth of a run no longer than that.
+    """
+
+    recipe = Recipe(
+        "adamw", lr=5e-4, batch_size=1024, epochs=800, weight_decay=0.04, weight_decay_end=0.4,
+        betas=(0.9, 0.999), warmup=10 / 800, final_lr=5e-4,
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        prototypes: int | None = None,
+        num_local: int | None = None,
+        local_size: int | None = None,
+        global_scale: tuple[float, float] = (0.4, 1.0),
+        local_scale: tuple[float, float] = (0.05, 0.4),
+        hidden_dim: int | None = None,
+        bottleneck_dim: int | None = None,
+        unit_prototypes: bool | None = None,
+        momentum: float | None = None,
+        temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        teacher_temperature_start: float = 0.04,
+        temperature_epochs: int = 30,
+        centre_momentum: float = 0.9,
+        drop_path: float = 0.1,
+        clip: float = 3.0,
+        freeze_last_layer: int = 1,
+    ):
+        super().__init__(encoder)
+        small = encoder.image_size <= SMALL_IMAGE
+        self.prototypes = prototypes or (1024 if small else 65536)
+        self.num_local = (4 if small else 8) if num_local is None else num_local
+        self.momentum = (0.99 if small else 0.996) if momentum is None else momentum
+        self.temperature, self.teacher_temperature = temperature, teacher_temperature
+        self.teacher_temperature_start, self.temperature_epochs = (
+            teacher_temperature_start,
+            temperature_epochs,
+        )
+        self.drop_path, self.clip, self.freeze_last_layer = drop_path, clip, freeze_last_layer
+        *globals_, local = dino_views(
+            encoder.image_size, local_side(encoder, local_size), global_scale, local_scale
+        )
+        self.view_specs = [*globals_, *[local] * self.num_local]
+        if small:
+            self.view_specs = [replace(spec, blur=0.0) for spec in self.view_specs]
+            self.recipe = replace(self.recipe, batch_size=256, warmup=0.1)
+        if unit_prototypes is None:
+            unit_prototypes = encoder.dim >= BASE
+        self.head = PrototypeHead(
+            encoder.dim, self.prototypes, hidden_dim or (256 if small else 2048),
+            bottleneck_dim or (64 if small else 256), unit_prototypes,
+        )  # fmt: skip
+        self.depth = len(droppable(encoder))  # before the copy: the teacher must not drop by timm's coins
+        self.teacher = nn.ModuleDict({"encoder": teacher_of(encoder), "head": teacher_of(self.head)})
+        self.centre = Centre(self.prototypes, centre_momentum)
+
+    def views(self, batch: Batch, step: Step) -> list[Float[Tensor, "batch chans h w"]]:
+        """Two global crops and the local ones."""
+        image, size = require(batch, "image", 4), batch.get("size")
+        return [
+            apply_view(spec, image, draw_view(spec, len(image), step.generator, size))
+            for spec in self.view_specs
+        ]
+
+    def encode(self, views: list[Tensor], step: Step, **masking: Tensor) -> Features:
+        """The student's features of crops of one size, each view's batch together."""
+        dropped: AbstractContextManager[None] = nullcontext()
+        if self.training and self.drop_path and self.depth:
+            unit = draw.uniform((len(views[0]), len(views), self.depth, 2), step.generator)
+            unit = unit.transpose(0, 1).flatten(0, 1).to(views[0].device)
+            dropped = dropping(self.encoder, unit, self.drop_path)
+        with dropped:
+            return self.encoder(torch.cat(views), **masking)
+
+    def loss(self, batch: Batch, step: Step) -> Losses:
+        views = self.views(batch, step)
+        with torch.no_grad():
+            answers = self.teacher["head"](self.teacher["encoder"](torch.cat(views[:2])).pooled)
+        seen = [self.encode(part, step).pooled for part in (views[:2], views[2:]) if part]
+        return {"cls": self.agreement(self.head(torch.cat(seen)), answers, step)}
+
+    def agreement(
+        self,
+        student: Float[Tensor, "views*batch prototypes"],
+        teacher: Float[Tensor, "globals*batch prototypes"],
+        step: Step,
+    ) -> Float[Tensor, ""]:
+        """The loss over pairs of different views, with the centre of the steps before."""
+        target = sharpen(teacher, self.centre.value, self.sharpness(step))
+        self.note(self.centre, teacher.mean(0))
+        step.metrics["teacher_entropy"] = entropy(target.mean(0))  # 0 or ln K: collapsed
+        step.metrics["target_entropy"] = entropy(target).mean()
+        return view_loss(student, target, len(teacher) // 2, self.temperature)
+
+    def note(self, centre: Centre, logits_mean: Tensor) -> None:
+        if self.training and torch.is_grad_enabled():  # looking on must not change what is learned
+            centre.observe(logits_mean)
+
+    def sharpness(self, step: Step) -> float:
+        """The teacher's temperature in this epoch."""
+        epochs = min(self.temperature_epochs, ceil(step.total / step.steps_per_epoch / 10))
+        return linear_warmup(step.epoch, self.teacher_temperature_start, self.teacher_temperature, epochs)
+
+    def after_backward(self, step: Step) -> None:
+        clip_each(self.parameters(), self.clip)
+        frozen = self.freeze_last_layer * step.steps_per_epoch
+        if step.index < (frozen if step.total > frozen else step.total / 10):
+            for parameter in self.head.last_layer.parameters():
+                parameter.grad = None
+
+    def after_step(self, step: Step) -> None:
+        follow(self.teacher, self, cosine(step.index, step.total, self.momentum, 1.0))
+        self.centre.update()
+
+    def preview(self, batch: Batch, step: Step) -> Sheet:
+        views = self.views(batch, step)
+        asked = views[2] if self.num_local else views[0]
+        codes = self.teacher["head"](self.teacher["encoder"](views[1]).pooled).softmax(1)
+        found = (self.head(self.encoder(asked).pooled).softmax(1) @ codes.T).argmax(1).tolist()
+        rows = [
+            [
+                Panel("what the student sees", asked[row]),
+                Panel("what the teacher sees", views[1][row], "truth"),
+                Panel("answer: whose words they are", views[1][answer], "answer"),
+            ]
+            for row, answer in enumerate(found)
+        ]
+        return Sheet("DINO", "What would the teacher say of another crop of this picture?", rows)
+
+    def chance(self, batch_size: int) -> dict[str, float]:
+        return {"cls": log(self.prototypes)}
+
+
+def local_side(encoder: ImageEncoder, size: int | None) -> int:
+    """Side of a local crop: 3/7 of the picture's (half up to 64 pixels), in whole patches.
+
+    Raises:
+        UsageError: the given size has no whole patches.
+    """
+    patch = getattr(encoder, "patch_size", 1)
+    if size is None:
+        share = 1 / 2 if encoder.image_size <= SMALL_IMAGE else 3 / 7
+        return max(round(encoder.image_size * share / patch), 1) * patch
+    if size % patch:
+        raise UsageError(f"local_size {size} is not a multiple of the encoder's patch size {patch}")
+    return size

@@ -1,0 +1,175 @@
+"""iBOT: DINO whose student must also say what the teacher sees in hidden patches (Zhou et al., ICLR 2022)."""
+
+from math import log
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pretask.encoders.image import PatchEncoder
+from pretask.errors import UsageError
+from pretask.methods.image.dino import DINO
+from pretask.objectives.distillation import Centre, sharpen, soft_cross_entropy
+from pretask.pretexts import draw
+from pretask.pretexts.masks import ATTEMPTS, BLOCKS, block_mask
+from pretask.pretexts.views import SMALL_IMAGE
+from pretask.task import Batch, Losses, Panel, Sheet, Step
+
+
+class IBOT(DINO):
+    """Masked prediction of an online tokenizer's words, beside DINO's loss.
+
+    The student sees global crops with hidden patches, the teacher sees them whole. One head serves class
+    and patch tokens. Sizes left open follow DINO's rule for small pictures.
+
+    Args:
+        encoder: a vision transformer.
+        prototypes: words to choose from, K; none takes 8192.
+        mask: blocks of patches (BEiT's) or random ones.
+        mask_ratio: smallest and largest share of the patches that is hidden in a masked crop.
+        mask_probability: share of the global crops that is masked at all.
+        cls_weight: of the loss between views.
+        patch_weight: of the loss on hidden patches.
+        num_local: local crops of each picture; none takes 10.
+        local_size: their side in pixels; none takes 3/7 of the picture's (96 of 224).
+        global_scale: area of a global crop, as a share of the picture's.
+        local_scale: area of a local crop.
+        hidden_dim: width of the head; none takes 2048.
+        bottleneck_dim: width of what is compared with the prototypes; none takes 256.
+        unit_prototypes: keep the prototypes at length 1; none does so from a ViT-B on.
+        momentum: the teacher's at the start, rising to 1 in a cosine; none takes 0.996.
+        temperature: the student's.
+        teacher_temperature: the teacher's, for class and patch tokens.
+        teacher_temperature_start: the teacher's in the first epoch.
+        temperature_epochs: epochs over which it climbs, at most a tenth of the run.
+        centre_momentum: of the running means of the teacher's answers; 1 does without centring.
+        drop_path: share of samples for which the last block is skipped, less for those before.
+        clip: largest norm of each parameter's gradient.
+        freeze_last_layer: epochs in which the prototypes do not learn; a tenth of a run no longer than that.
+    """
+
+    def __init__(
+        self,
+        encoder: PatchEncoder,
+        prototypes: int | None = None,
+        mask: Literal["block", "random"] = "block",
+        mask_ratio: tuple[float, float] = (0.1, 0.5),
+        mask_probability: float = 0.5,
+        cls_weight: float = 1.0,
+        patch_weight: float = 1.0,
+        num_local: int | None = None,
+        local_size: int | None = None,
+        global_scale: tuple[float, float] = (0.25, 1.0),
+        local_scale: tuple[float, float] = (0.05, 0.25),
+        hidden_dim: int | None = None,
+        bottleneck_dim: int | None = None,
+        unit_prototypes: bool | None = None,
+        momentum: float | None = None,
+        temperature: float = 0.1,
+        teacher_temperature: float = 0.07,
+        teacher_temperature_start: float = 0.04,
+        temperature_epochs: int = 30,
+        centre_momentum: float = 0.9,
+        drop_path: float = 0.1,
+        clip: float = 3.0,
+        freeze_last_layer: int = 1,
+    ):
+        if not hasattr(encoder, "patch_size"):
+            raise UsageError("ibot hides patches: it needs a vision transformer as encoder")
+        small = encoder.image_size <= SMALL_IMAGE
+        super().__init__(
+            encoder, prototypes or (1024 if small else 8192),
+            (4 if small else 10) if num_local is None else num_local, local_size, global_scale, local_scale,
+            hidden_dim, bottleneck_dim, unit_prototypes, momentum, temperature, teacher_temperature,
+            teacher_temperature_start, temperature_epochs, centre_momentum, drop_path, clip,
+            freeze_last_layer,
+        )  # fmt: skip
+        self.mask, self.mask_ratio, self.mask_probability = mask, mask_ratio, mask_probability
+        self.weights = {"cls": cls_weight, "patch": patch_weight}
+        self.mask_token = nn.Parameter(torch.zeros(1, encoder.dim))
+        self.patch_centre = Centre(self.prototypes, centre_momentum)
+
+    def hide(self, batch: int, step: Step) -> Bool[Tensor, "2*batch patches"]:
+        """Which patches of the two global crops are hidden: no crop's mask depends on another's."""
+        low, high = self.mask_ratio
+        numbers = draw.uniform((batch, 2, 2), step.generator).transpose(0, 1).flatten(0, 1)
+        ratio = (numbers[:, 0] < self.mask_probability) * (low + (high - low) * numbers[:, 1])
+        count, patches = ratio * self.encoder.num_patches, self.encoder.num_patches
+        if self.mask == "random":
+            noise = draw.uniform((batch, 2, patches), step.generator).transpose(0, 1).flatten(0, 1)
+            return noise.argsort(1).argsort(1) < count.floor()[:, None]
+        unit = draw.uniform((batch, 2, BLOCKS, ATTEMPTS, 4), step.generator).transpose(0, 1).flatten(0, 1)
+        return block_mask(unit, self.encoder.grid, count)
+
+    def loss(self, batch: Batch, step: Step) -> Losses:
+        views = self.views(batch, step)
+        hidden = self.hide(len(views[0]), step).to(views[0].device)
+        place, weight = self.hidden_places(hidden)
+        with torch.no_grad():
+            clean, head = self.teacher["encoder"](torch.cat(views[:2])), self.teacher["head"]
+            answers, words = head(clean.pooled), head.embed(clean.tokens)
+            patch_answers = head.last_layer(words.flatten(0, 1)[place])
+        masked = self.encode(views[:2], step, hidden=hidden, mask_token=self.mask_token)
+        seen = [masked.pooled] + [self.encode(views[2:], step).pooled] * bool(self.num_local)
+        tokens = masked.tokens.flatten(0, 1)[place]
+        logits = self.head(torch.cat([*seen, tokens]))  # one pass for all; only hidden patches are asked
+        logits, patch_logits = logits.split([len(logits) - len(place), len(place)])
+        target = sharpen(patch_answers, self.patch_centre.value, self.sharpness(step))
+        with torch.no_grad():  # of ALL patches: the prototypes are linear, so the mean goes first
+            self.note(self.patch_centre, head.last_layer(words.mean((0, 1))))
+        return {
+            "cls": self.agreement(logits, answers, step),
+            "patch": soft_cross_entropy(patch_logits, target, weight, self.temperature),
+        }
+
+    def hidden_places(
+        self, hidden: Bool[Tensor, "crops patches"]
+    ) -> tuple[Int[Tensor, "hidden"], Float[Tensor, "hidden"]]:
+        """Where the hidden patches are among all, and what each counts: a crop's hidden patches share its
+        weight, and a crop without any counts 0 but stays in the mean.
+
+        On an accelerator, where counting would stall it, as many as there can be are returned, the
+        surplus with weight 0.
+        """
+        flat = hidden.flatten()
+        if flat.device.type == "cpu":
+            place = flat.nonzero().squeeze(1)
+        else:
+            most = len(hidden) * int(max(self.mask_ratio) * hidden.shape[1])
+            place = flat.byte().argsort(descending=True, stable=True)[:most]
+        share = flat[place] / hidden.sum(1).clamp(min=1)[place // hidden.shape[1]]
+        return place, share / len(hidden)
+
+    def after_step(self, step: Step) -> None:
+        super().after_step(step)
+        self.patch_centre.update()
+
+    def preview(self, batch: Batch, step: Step) -> Sheet:
+        view = self.views(batch, step)[0]
+        hidden = self.hide(len(view), step)[: len(view)].to(view.device)
+        said = self.head(self.encoder(view, hidden=hidden, mask_token=self.mask_token).tokens).argmax(-1)
+        true = self.teacher["head"](self.teacher["encoder"](view).tokens).argmax(-1)
+        masked, answer, truth = (
+            self.paint(view, hidden, words) for words in (torch.zeros_like(true), said, true)
+        )
+        rows = [
+            [Panel("what the student sees", a), Panel("its words, as colours", b, "answer"),
+             Panel("the teacher's words", c, "truth"), Panel("the picture", d)]
+            for a, b, c, d in zip(masked, answer, truth, view, strict=True)
+        ]  # fmt: skip
+        return Sheet("iBOT", "What would the teacher say of the hidden patches?", rows)
+
+    def paint(self, view: Tensor, hidden: Tensor, words: Tensor) -> Float[Tensor, "batch chans h w"]:
+        """Hidden patches in a colour that stands for their word."""
+        channel = torch.arange(1, view.shape[1] + 1, device=view.device).view(1, -1, 1)
+        colour = (words[:, None] * channel * 0.618034 + 0.5).frac()  # far apart for neighbouring numbers
+        shape = (len(view), -1, *self.encoder.grid)
+        colour, cover = colour.view(shape).to(view.dtype), hidden.view(shape).to(view.dtype)
+        cover = F.interpolate(cover, view.shape[-2:], mode="nearest")
+        return torch.lerp(view, F.interpolate(colour, view.shape[-2:], mode="nearest"), cover)
+
+    def chance(self, batch_size: int) -> dict[str, float]:
+        """ln K; crops without a mask count as 0 in the loss on patches."""
+        return {"cls": log(self.prototypes), "patch": self.mask_probability * log(self.prototypes)}

@@ -1,0 +1,15 @@
+"""Working through a large matrix a few rows at a time."""
+
+from collections.abc import Iterator
+
+import torch
+
+CACHED = 2**18  # numbers at a time on a CPU: with what is made of them they stay in its cache
+AT_ONCE = 2**26  # elsewhere: few large kernels in 256 MiB
+
+
+def row_parts(rows: int, columns: int, device: torch.device) -> Iterator[slice]:
+    """Consecutive slices of a (rows, columns) matrix that are worked on at a time."""
+    count = max(1, (CACHED if device.type == "cpu" else AT_ONCE) // max(columns, 1))
+    for start in range(0, rows, count):
+        yield slice(start, min(start + count, rows))
