@@ -8,6 +8,7 @@ import torch
 
 from pretask.encoders import build_encoder
 from pretask.methods.image.simclr import SimCLR
+from pretask.pretexts.views import ViewSpec
 from pretask.task import Step
 
 VIT = "vit_tiny_patch16_224:depth=2,embed_dim=64,num_heads=2"
@@ -38,8 +39,7 @@ def naive_nt_xent(z: np.ndarray, temperature: float) -> float:
 def test_loss_is_the_papers(temperature):
     task = SimCLR(encoder(), temperature=temperature)
     loss = task.loss(batch(), Step.at(2))["nt_xent"]
-    first, second = task.views(batch(), Step.at(2))
-    h = task.encoder(torch.cat([first, second])).pooled
+    h = task.encoder(task.views(batch(), Step.at(2))).pooled
     layers = task.projector
     x = torch.nn.functional.linear(h, layers[0].weight, layers[0].bias)
     x = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
@@ -51,12 +51,18 @@ def test_loss_is_the_papers(temperature):
 
 def test_the_two_views_are_drawn_apart_and_again_at_each_step():
     task = SimCLR(encoder())
-    first, second = task.views(batch(), Step.at(0))
-    assert first.shape == (6, 3, 32, 32) and not torch.equal(first, second)
-    again, _ = task.views(batch(), Step.at(0))
-    assert torch.equal(first, again)
-    other, _ = task.views(batch(), Step.at(1))
-    assert not torch.equal(first, other)
+    views = task.views(batch(), Step.at(0))
+    assert views.shape == (12, 3, 32, 32) and not torch.equal(views[:6], views[6:])
+    assert torch.equal(views, task.views(batch(), Step.at(0)))
+    assert not torch.equal(views, task.views(batch(), Step.at(1)))
+
+
+def test_both_views_are_of_the_same_picture():
+    task = SimCLR(encoder())
+    task.view = ViewSpec(32)
+    flat = torch.arange(6).div(5).view(6, 1, 1, 1).expand(-1, 3, 40, 40)
+    views = task.views({"image": flat}, Step.at(0))
+    torch.testing.assert_close(views.mean((1, 2, 3)), torch.arange(6).div(5).repeat(2))
 
 
 def test_both_views_go_through_the_encoder_at_once():
@@ -116,7 +122,7 @@ def test_preview_shows_a_pair_and_the_answer():
     task = SimCLR(encoder()).eval()
     sheet = task.preview(batch(), Step.at(0))
     assert len(sheet.rows) == 6
-    first, second = task.views(batch(), Step.at(0))
+    first, second = task.views(batch(), Step.at(0)).chunk(2)
     for row, (view, partner, answer) in enumerate(sheet.rows):
         assert torch.equal(view.content, first[row]) and torch.equal(partner.content, second[row])
         assert (partner.role, answer.role) == ("truth", "answer")

@@ -62,7 +62,8 @@ class ConvEncoder(ImageEncoder):
     """A convolutional (or otherwise grid-shaped) timm model: ResNet, ConvNeXt, Swin ..."""
 
     def forward(self, image: Float[Tensor, "batch chans h w"]) -> Features:
-        maps = self.model.forward_features(self.normalise(image))
+        image = self.normalise(image).contiguous(memory_format=torch.channels_last)  # as tensor cores like it
+        maps = self.model.forward_features(image)
         pooled = self.model.forward_head(maps, pre_logits=True)
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             maps = maps.permute(0, 3, 1, 2)

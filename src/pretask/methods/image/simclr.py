@@ -3,13 +3,14 @@
 from math import log
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.image import ImageEncoder
 from pretask.objectives.contrastive import nt_xent
-from pretask.pretexts.views import SMALL_IMAGE, apply_view, draw_view, simclr_views
+from pretask.pretexts.views import SMALL_IMAGE, View, apply_view, draw_view, simclr_views
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
@@ -54,35 +55,36 @@ class SimCLR(PretextTask):
         if hasattr(encoder, "patch_size"):  # transformers do not learn under LARS at small batches
             self.recipe = Recipe("adamw", lr=5e-4, batch_size=1024, epochs=100, weight_decay=0.05)
 
-    def views(self, batch: Batch, step: Step) -> tuple[Float[Tensor, "batch chans h w"], ...]:
+    def views(self, batch: Batch, step: Step) -> Float[Tensor, "2*batch chans h w"]:
+        """The first views of all pictures, then the second ones."""
         image, size = require(batch, "image", 4), batch.get("size")
-        return tuple(
-            apply_view(self.view, image, draw_view(self.view, len(image), step.generator, size))
-            for _ in range(2)
-        )
+        drawn = [draw_view(self.view, len(image), step.generator, size) for _ in range(2)]
+        both = View(*map(torch.cat, zip(*drawn, strict=True)))
+        return apply_view(self.view, torch.cat([image, image]), both)
 
-    def project(self, views: tuple[Tensor, ...]) -> tuple[Float[Tensor, "batch dim"], ...]:
-        """Both views in one forward pass: their batch normalisation is shared, as in the official code."""
-        return self.projector(self.encoder(torch.cat(views)).pooled).chunk(2)
+    def project(self, views: Float[Tensor, "2*batch chans h w"]) -> tuple[Float[Tensor, "batch dim"], ...]:
+        """Both views in one forward pass: they share batch statistics, as in the official code."""
+        return self.projector(self.encoder(views).pooled).chunk(2)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         return {"nt_xent": nt_xent(*self.project(self.views(batch, step)), self.temperature)}
 
     def question(self, batch: Batch, step: Step) -> Question:
-        views = torch.cat(self.views(batch, step))
+        views = self.views(batch, step)
         return Question(views, torch.arange(len(views), device=views.device) % (len(views) // 2))
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         views = self.views(batch, step)
         first, second = self.project(views)
-        found = (nn.functional.normalize(first) @ nn.functional.normalize(second).T).argmax(1)
+        found = (F.normalize(first) @ F.normalize(second).T).argmax(1).tolist()
+        first, second = views.chunk(2)
         rows = [
             [
-                Panel("a view", views[0][row]),
-                Panel("its partner", views[1][row], "truth"),
-                Panel("answer: nearest second view", views[1][answer], "answer"),
+                Panel("a view", first[row]),
+                Panel("its partner", second[row], "truth"),
+                Panel("answer: nearest second view", second[answer], "answer"),
             ]
-            for row, answer in enumerate(found.tolist())
+            for row, answer in enumerate(found)
         ]
         return Sheet("SimCLR", "Which crop comes from the same picture?", rows)
 
