@@ -340,3 +340,13 @@ def test_crops_of_a_pixel_and_less_are_finite():
     for side in (10, 100):
         out = crop(torch.rand(1, 3, side, side), box, torch.tensor([False]), 8)
         assert out.isfinite().all()
+
+
+def test_the_branch_free_path_compiles_to_one_graph(monkeypatch):
+    """No question to the host on the way: torch.compile finds no place to break the graph."""
+    monkeypatch.setattr(photometric, "on_cpu", lambda image: False)
+    spec = replace(simclr_views(96), solarise=0.3)
+    image = pictures(3, 3, 40)
+    view = draw_view(spec, 3, generator(19), square(3, 40))
+    compiled = torch.compile(apply_view, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(spec, image, view), apply_view(spec, image, view))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class PretextTask(nn.Module):
     implements `loss` and `preview`. The constructor's typed arguments are the configuration.
     """
 
-    recipe: ClassVar[Recipe] = Recipe()
+    recipe: Recipe = Recipe()
     encoder: nn.Module
     weights: dict[str, float]
 

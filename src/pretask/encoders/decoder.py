@@ -1,6 +1,7 @@
 """A light decoder: from the encoding of the visible patches to an answer for each hidden one."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from pretask.pretexts.masks import Shuffle
 
 HEAD_DIM = 32  # MAE's decoder: 512 wide, 16 heads
 BASE = 768  # width of a ViT-B
-layer_norm = partial(nn.LayerNorm, eps=1e-6)
+layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 def decoder_shape(encoder_dim: int, dim: int | None = None, depth: int | None = None) -> tuple[int, int]:
@@ -36,7 +37,11 @@ def decoder_shape(encoder_dim: int, dim: int | None = None, depth: int | None = 
 class LastBlock(Block):
     """A block of which only the last tokens are needed: they alone ask, of all."""
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"], needed: int) -> Float[Tensor, "batch needed dim"]:
+    attn: Any
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "batch tokens dim"], needed: int
+    ) -> Float[Tensor, "batch needed dim"]:
         attn, dim = self.attn, x.shape[2]
         everyone, x = self.norm1(x), x[:, -needed:]
         weights, biases = attn.qkv.weight.split([dim, 2 * dim]), attn.qkv.bias.split([dim, 2 * dim])
@@ -75,7 +80,7 @@ class TokenDecoder(nn.Module):
         super().__init__()
         dim, depth = decoder_shape(encoder_dim, dim, depth)
         self.embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("positions", sincos_2d(dim, grid), persistent=False)
         kinds = [Block] * (depth - 1) + [LastBlock]
         self.blocks = nn.ModuleList(

@@ -37,6 +37,7 @@ class ImageEncoder(nn.Module):
         pretrained: whether its weights were learned before: a task must not start them anew.
     """
 
+    model: Any  # timm's; what it has differs from kind to kind
     mean: Tensor
     std: Tensor
     pretrained: bool = False

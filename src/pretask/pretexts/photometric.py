@@ -13,7 +13,7 @@ from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)
 CACHE = 2**15  # pixels that, with what is computed from them, stay in a core's second-level cache
-TILE = 32  # pixels of a row or column that are blurred by one matrix
+TILE = 16  # pixels of a row or column that are blurred by one matrix
 
 
 def on_cpu(image: Tensor) -> bool:

@@ -32,6 +32,7 @@ class MAE(PretextTask):
         crop_scale: area of the random crop, as a share of the picture's.
     """
 
+    encoder: PatchEncoder
     recipe = Recipe(
         "adamw", lr=1.5e-4, batch_size=4096, epochs=800, weight_decay=0.05, betas=(0.9, 0.95), warmup=40 / 800
     )

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pretask.data.batch import require
+from pretask.encoders.image import ImageEncoder
 from pretask.pretexts.rotation import all_rotations
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
@@ -29,10 +30,11 @@ class Rotation(PretextTask):
         jitter: strength of the colour distortion; 0 leaves colours alone.
     """
 
+    encoder: ImageEncoder
     recipe = Recipe("sgd", lr=0.1, batch_size=64, epochs=35, weight_decay=1e-4, warmup=5 / 35)
 
     def __init__(
-        self, encoder: nn.Module, crop_scale: tuple[float, float] = (0.25, 1.0), jitter: float = 0.4
+        self, encoder: ImageEncoder, crop_scale: tuple[float, float] = (0.25, 1.0), jitter: float = 0.4
     ):
         super().__init__(encoder)
         self.view = ViewSpec(

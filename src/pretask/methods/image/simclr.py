@@ -30,6 +30,7 @@ class SimCLR(PretextTask):
         crop_scale: area of the random crops, as a share of the picture's.
     """
 
+    encoder: ImageEncoder
     recipe = Recipe("lars", lr=0.3, batch_size=4096, epochs=100, weight_decay=1e-6, warmup=0.1)
 
     def __init__(
@@ -62,12 +63,13 @@ class SimCLR(PretextTask):
         both = View(*map(torch.cat, zip(*drawn, strict=True)))
         return apply_view(self.view, torch.cat([image, image]), both)
 
-    def project(self, views: Float[Tensor, "2*batch chans h w"]) -> tuple[Float[Tensor, "batch dim"], ...]:
+    def project(self, views: Float[Tensor, "2*batch chans h w"]) -> Float[Tensor, "2*batch dim"]:
         """Both views in one forward pass: they share batch statistics, as in the official code."""
-        return self.projector(self.encoder(views).pooled).chunk(2)
+        return self.projector(self.encoder(views).pooled)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
-        return {"nt_xent": nt_xent(*self.project(self.views(batch, step)), self.temperature)}
+        first, second = self.project(self.views(batch, step)).chunk(2)
+        return {"nt_xent": nt_xent(first, second, self.temperature)}
 
     def question(self, batch: Batch, step: Step) -> Question:
         views = self.views(batch, step)
@@ -75,7 +77,7 @@ class SimCLR(PretextTask):
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         views = self.views(batch, step)
-        first, second = self.project(views)
+        first, second = self.project(views).chunk(2)
         found = (F.normalize(first) @ F.normalize(second).T).argmax(1).tolist()
         first, second = views.chunk(2)
         rows = [
