@@ -1,15 +1,17 @@
 """A teacher that follows its student slowly."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-def teacher_of(module: nn.Module) -> nn.Module:
+
+def teacher_of(module: M) -> M:
     """A copy that no gradient reaches."""
-    make = getattr(module, "fresh_copy", None)
-    return (make() if make else copy.deepcopy(module)).requires_grad_(False)
+    return copy.deepcopy(module).requires_grad_(False)
 
 
 @torch.no_grad()

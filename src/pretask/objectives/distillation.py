@@ -20,7 +20,7 @@ class SoftCrossEntropy(torch.autograd.Function):
     def forward(ctx, logits: Tensor, target: Tensor, weight: Tensor, scale: float) -> Tensor:
         formed = torch.empty_like(logits)
         total = logits.new_zeros(())
-        for part in row_parts(*logits.shape, logits.device):
+        for part in row_parts(len(logits), logits.shape[1], logits.device):
             z = torch.mul(logits[part], scale, out=formed[part])
             agreement = torch.linalg.vecdot(target[part], z)
             top = z.amax(1)

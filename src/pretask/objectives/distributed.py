@@ -100,10 +100,10 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def track(self, average: Tensor, variance: Tensor, count: int) -> None:
-        if not self.track_running_stats:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(average.to(self.running_mean.dtype), share)
         self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), share)
 

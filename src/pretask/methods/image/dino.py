@@ -20,9 +20,17 @@ from pretask.objectives.gradients import clip_each
 from pretask.pretexts import draw
 from pretask.pretexts.views import SMALL_IMAGE, apply_view, dino_views, draw_view
 from pretask.recipe import Recipe
-from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
+from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
 BASE = 768  # width of a ViT-B
+
+
+class Teacher(nn.Module):
+    """The same network again, named alike, so that it can follow parameter by parameter."""
+
+    def __init__(self, encoder: ImageEncoder, head: PrototypeHead):
+        super().__init__()
+        self.encoder, self.head = teacher_of(encoder), teacher_of(head)
 
 
 class DINO(PretextTask):
@@ -54,6 +62,7 @@ class DINO(PretextTask):
         freeze_last_layer: epochs in which the prototypes do not learn; a tenth of a run no longer than that.
     """
 
+    encoder: ImageEncoder
     recipe = Recipe(
         "adamw", lr=5e-4, batch_size=1024, epochs=800, weight_decay=0.04, weight_decay_end=0.4,
         betas=(0.9, 0.999), warmup=10 / 800, final_lr=5e-4,
@@ -105,7 +114,7 @@ class DINO(PretextTask):
             bottleneck_dim or (64 if small else 256), unit_prototypes,
         )  # fmt: skip
         self.depth = len(droppable(encoder))  # before the copy: the teacher must not drop by timm's coins
-        self.teacher = nn.ModuleDict({"encoder": teacher_of(encoder), "head": teacher_of(self.head)})
+        self.teacher = Teacher(encoder, self.head)
         self.centre = Centre(self.prototypes, centre_momentum)
 
     def views(self, batch: Batch, step: Step) -> list[Float[Tensor, "batch chans h w"]]:
@@ -129,7 +138,7 @@ class DINO(PretextTask):
     def loss(self, batch: Batch, step: Step) -> Losses:
         views = self.views(batch, step)
         with torch.no_grad():
-            answers = self.teacher["head"](self.teacher["encoder"](torch.cat(views[:2])).pooled)
+            answers = self.teacher.head(self.teacher.encoder(torch.cat(views[:2])).pooled)
         seen = [self.encode(part, step).pooled for part in (views[:2], views[2:]) if part]
         return {"cls": self.agreement(self.head(torch.cat(seen)), answers, step)}
 
@@ -166,10 +175,14 @@ class DINO(PretextTask):
         follow(self.teacher, self, cosine(step.index, step.total, self.momentum, 1.0))
         self.centre.update()
 
+    def question(self, batch: Batch, step: Step) -> Question:
+        first, second = self.views(batch, step)[:2]
+        return Question(torch.cat([first, second]), torch.arange(len(first), device=first.device).repeat(2))
+
     def preview(self, batch: Batch, step: Step) -> Sheet:
         views = self.views(batch, step)
         asked = views[2] if self.num_local else views[0]
-        codes = self.teacher["head"](self.teacher["encoder"](views[1]).pooled).softmax(1)
+        codes = self.teacher.head(self.teacher.encoder(views[1]).pooled).softmax(1)
         found = (self.head(self.encoder(asked).pooled).softmax(1) @ codes.T).argmax(1).tolist()
         rows = [
             [

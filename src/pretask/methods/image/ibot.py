@@ -50,6 +50,8 @@ class IBOT(DINO):
         freeze_last_layer: epochs in which the prototypes do not learn; a tenth of a run no longer than that.
     """
 
+    encoder: PatchEncoder
+
     def __init__(
         self,
         encoder: PatchEncoder,
@@ -108,7 +110,7 @@ class IBOT(DINO):
         hidden = self.hide(len(views[0]), step).to(views[0].device)
         place, weight = self.hidden_places(hidden)
         with torch.no_grad():
-            clean, head = self.teacher["encoder"](torch.cat(views[:2])), self.teacher["head"]
+            clean, head = self.teacher.encoder(torch.cat(views[:2])), self.teacher.head
             answers, words = head(clean.pooled), head.embed(clean.tokens)
             patch_answers = head.last_layer(words.flatten(0, 1)[place])
         masked = self.encode(views[:2], step, hidden=hidden, mask_token=self.mask_token)
@@ -150,7 +152,7 @@ class IBOT(DINO):
         view = self.views(batch, step)[0]
         hidden = self.hide(len(view), step)[: len(view)].to(view.device)
         said = self.head(self.encoder(view, hidden=hidden, mask_token=self.mask_token).tokens).argmax(-1)
-        true = self.teacher["head"](self.teacher["encoder"](view).tokens).argmax(-1)
+        true = self.teacher.head(self.teacher.encoder(view).tokens).argmax(-1)
         masked, answer, truth = (
             self.paint(view, hidden, words) for words in (torch.zeros_like(true), said, true)
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from math import log
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
 
 SIDE = 3  # cells a row and a column
 ENHANCED = 0.66  # probability of the photometric changes
-COLOURS = {
+COLOURS: dict[str, dict[str, Any]] = {
     "photometric": {"jitter": 1.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2},
     "blur": {"jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "blur": 0.5},
 }
@@ -46,7 +46,7 @@ class PIRL(PretextTask):
             heads and cross_entropy for mlp.
         head: `linear` or `mlp`.
         temperature: divides the similarities; none takes 0.07 for linear heads and 0.1 for mlp.
-        num_negatives: rows of the memory that each sample is compared with; none takes a fortieth of the
+        num_negatives: rows of the memory that each sample is compared with; 0 takes a fortieth of the
             data's, 4096 at least and 32000 at most (ImageNet's), and never more than there are others.
         projection_dim: width of a row.
         memory_momentum: share of the old row that an update keeps.
@@ -65,7 +65,7 @@ class PIRL(PretextTask):
         loss: Literal["nce", "cross_entropy", "probability"] | None = None,
         head: Literal["linear", "mlp"] = "linear",
         temperature: float | None = None,
-        num_negatives: int | None = None,
+        num_negatives: int = 0,
         projection_dim: int = 128,
         memory_momentum: float = 0.5,
         crop_scale: tuple[float, float] = (0.08, 1.0),
@@ -76,6 +76,7 @@ class PIRL(PretextTask):
         self.form = loss or ("nce" if head == "linear" else "cross_entropy")
         self.temperature = temperature or (0.07 if head == "linear" else 0.1)
         self.num_negatives, self.memory_momentum = num_negatives, memory_momentum
+        self.projection_dim = projection_dim
         self.crop, self.cell, self.patch = patch_geometry(encoder)
         self.image_view = ViewSpec(encoder.image_size, scale=crop_scale)
         self.patch_view = ViewSpec(self.crop, scale=patch_scale)
@@ -89,7 +90,6 @@ class PIRL(PretextTask):
         self.heads = nn.ModuleDict({"image": mlp(*widths)})
         for name in self.transforms:
             self.heads[name] = JigsawHead(widths) if name == "jigsaw" else mlp(*widths)
-        self.bank: MemoryBank | None = None
         self.seen: list[tuple[Tensor, Tensor]] = []
         if hasattr(encoder, "patch_size"):  # transformers do not learn under plain SGD
             self.recipe = Recipe("adamw", lr=5e-4, batch_size=1024, epochs=800, weight_decay=0.05)
@@ -97,10 +97,10 @@ class PIRL(PretextTask):
     def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
         if not num_samples or num_samples < 2:
             raise UsageError("pirl remembers every picture: it needs a known number of them, two at least")
-        device, width = next(self.parameters()).device, self.heads["image"][-1].out_features
-        self.bank = MemoryBank(num_samples, width, self.memory_momentum).to(device)
+        device = next(self.parameters()).device
+        self.bank = MemoryBank(num_samples, self.projection_dim, self.memory_momentum).to(device)
         self.partition = Partition(num_samples).to(device)
-        if self.num_negatives is None:
+        if not self.num_negatives:
             self.num_negatives = min(max(4096, num_samples // 40), 32000, num_samples - 1)
 
     def image(self, batch: Batch, step: Step) -> Float[Tensor, "batch chans h w"]:
@@ -143,10 +143,8 @@ class PIRL(PretextTask):
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         index = require(batch, "index", 1)
-        if self.bank is None:
-            raise UsageError(
-                "call prepare(batches, num_samples) first: pirl's memory has a row a picture"
-            )
+        if not hasattr(self, "bank"):
+            raise UsageError("call prepare(batches, num_samples) first: pirl's memory has a row a picture")
         # the transformed pictures come first: they set Z, and the memory changes only after the step
         losses = {name: self.compare(self.embed(name, batch, step), index, step) for name in self.transforms}
         embedding = self.embed("image", batch, step)
@@ -189,8 +187,8 @@ class PIRL(PretextTask):
 
     def chance(self, batch_size: int) -> dict[str, float]:
         """With all 1 + K scores equal: ln(1 + K), and in the other two forms 1 + K ways to be wrong."""
-        if self.num_negatives is None:
-            return {}
+        if not self.num_negatives:
+            return {}  # `prepare` has not been told yet how many pictures there are
         k = self.num_negatives
         value = log(1 + k) + (0 if self.form == "cross_entropy" else k * log(1 + 1 / k))
         return dict.fromkeys([*self.transforms, "image"], value)
