@@ -1,4 +1,4 @@
-"""PIL's posterise, sharpness, solarise and autocontrast for batches, to the last of 256 levels."""
+"""PIL's posterise, sharpness, solarise and autocontrast for batches, on 256 levels as PIL has them."""
 
 from typing import NamedTuple
 
