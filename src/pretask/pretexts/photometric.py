@@ -27,6 +27,8 @@ def where(rows: Bool[Tensor, "batch"], image: Tensor, change: Callable[..., Tens
     """
     if not on_cpu(image):
         return torch.where(rows.view(-1, 1, 1, 1), change(image, *given), image)
+    if not rows.any():
+        return image
     for chosen in rows.nonzero().squeeze(1).split(max(1, CACHE // image[0, 0].numel())):
         parts = (value[chosen] if isinstance(value, Tensor) else value for value in given)
         image[chosen] = change(image[chosen], *parts)

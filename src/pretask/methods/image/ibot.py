@@ -108,41 +108,26 @@ class IBOT(DINO):
     def loss(self, batch: Batch, step: Step) -> Losses:
         views = self.views(batch, step)
         hidden = self.hide(len(views[0]), step).to(views[0].device)
-        place, weight = self.hidden_places(hidden)
+        place, weight = hidden_places(hidden, max(self.mask_ratio))
         with torch.no_grad():
             clean, head = self.teacher.encoder(torch.cat(views[:2])), self.teacher.head
             answers, words = head(clean.pooled), head.embed(clean.tokens)
             patch_answers = head.last_layer(words.flatten(0, 1)[place])
+            # the mean over ALL patches: the prototypes are linear, so it is taken before them
+            patch_mean = head.last_layer(words.mean((0, 1)))
         masked = self.encode(views[:2], step, hidden=hidden, mask_token=self.mask_token)
-        seen = [masked.pooled] + [self.encode(views[2:], step).pooled] * bool(self.num_local)
+        seen = [masked.pooled]
+        if self.num_local:
+            seen.append(self.encode(views[2:], step).pooled)
         tokens = masked.tokens.flatten(0, 1)[place]
         logits = self.head(torch.cat([*seen, tokens]))  # one pass for all; only hidden patches are asked
         logits, patch_logits = logits.split([len(logits) - len(place), len(place)])
         target = sharpen(patch_answers, self.patch_centre.value, self.sharpness(step))
-        with torch.no_grad():  # of ALL patches: the prototypes are linear, so the mean goes first
-            self.note(self.patch_centre, head.last_layer(words.mean((0, 1))))
+        self.note(self.patch_centre, patch_mean)
         return {
             "cls": self.agreement(logits, answers, step),
             "patch": soft_cross_entropy(patch_logits, target, weight, self.temperature),
         }
-
-    def hidden_places(
-        self, hidden: Bool[Tensor, "crops patches"]
-    ) -> tuple[Int[Tensor, "hidden"], Float[Tensor, "hidden"]]:
-        """Where the hidden patches are among all, and what each counts: a crop's hidden patches share its
-        weight, and a crop without any counts 0 but stays in the mean.
-
-        On an accelerator, where counting would stall it, as many as there can be are returned, the
-        surplus with weight 0.
-        """
-        flat = hidden.flatten()
-        if flat.device.type == "cpu":
-            place = flat.nonzero().squeeze(1)
-        else:
-            most = len(hidden) * int(max(self.mask_ratio) * hidden.shape[1])
-            place = flat.byte().argsort(descending=True, stable=True)[:most]
-        share = flat[place] / hidden.sum(1).clamp(min=1)[place // hidden.shape[1]]
-        return place, share / len(hidden)
 
     def after_step(self, step: Step) -> None:
         super().after_step(step)
@@ -175,3 +160,26 @@ class IBOT(DINO):
     def chance(self, batch_size: int) -> dict[str, float]:
         """ln K; crops without a mask count as 0 in the loss on patches."""
         return {"cls": log(self.prototypes), "patch": self.mask_probability * log(self.prototypes)}
+
+
+def hidden_places(
+    hidden: Bool[Tensor, "crops patches"], most: float
+) -> tuple[Int[Tensor, "places"], Float[Tensor, "places"]]:
+    """Where the hidden patches are among all, and what each counts: a crop's hidden patches share its
+    weight, and a crop without any counts 0 but stays in the mean.
+
+    On an accelerator, which counting would stall, places are as many as there can be, the surplus with
+    weight 0.
+
+    Args:
+        hidden: the mask.
+        most: largest share of a crop's patches that is hidden.
+    """
+    flat = hidden.flatten()
+    if flat.device.type == "cpu":
+        place = flat.nonzero().squeeze(1)
+    else:
+        limit = len(hidden) * int(most * hidden.shape[1])
+        place = flat.byte().argsort(descending=True, stable=True)[:limit]
+    share = flat[place] / hidden.sum(1).clamp(min=1)[place // hidden.shape[1]]
+    return place, share / len(hidden)
