@@ -50,7 +50,7 @@ class Shortcut(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Statistics and answers of all items; `source` tells an item's picture, `batch` what it was shown with."""
+    """All items' statistics and answers, which picture each comes from and in which batch it was shown."""
 
     statistics: dict[str, np.ndarray]
     answer: np.ndarray | None

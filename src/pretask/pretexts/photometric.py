@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pretask.pretexts.resample import product
+
 LUMA = (0.2989, 0.587, 0.114)
 CACHE = 2**15  # pixels that, with what is computed from them, stay in a core's second-level cache
 TILE = 16  # pixels of a row or column that are blurred by one matrix
@@ -144,13 +146,13 @@ def gaussian_blur(
     batch, chans, height, width = image.shape
     radius = min(radius, height - 1, width - 1)
     tiles, reach = overlapping(image, 3, radius)  # (B, C, H, tiles, reach)
-    image = torch.bmm(tiles.reshape(batch, -1, reach), blur_matrix(sigma, radius, reach))
+    image = product(tiles.reshape(batch, -1, reach), blur_matrix(sigma, radius, reach))
     image = image.view(batch, chans, height, -1)[..., :width]
     tiles, reach = overlapping(image, 2, radius)  # (B, C, tiles, W, reach)
     tiles = tiles.transpose(3, 4).reshape(-1, reach, width)
     matrix = blur_matrix(sigma, radius, reach).transpose(1, 2)
     matrix = matrix.repeat_interleave(len(tiles) // batch, dim=0)  # one a tile
-    return torch.bmm(matrix, tiles).view(batch, chans, -1, width)[:, :, :height]
+    return product(matrix, tiles).view(batch, chans, -1, width)[:, :, :height]
 
 
 def overlapping(image: Tensor, axis: int, radius: int) -> tuple[Tensor, int]:

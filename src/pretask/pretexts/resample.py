@@ -44,10 +44,18 @@ def crop_batch(
     if not image.dtype.is_floating_point:
         down = down / 255
     rows = image.transpose(1, 2).contiguous().to(down.dtype)  # (B, H, C, W)
-    rows = torch.bmm(down, rows.view(batch, height, chans * width))
-    out = torch.bmm(rows.view(batch, size * chans, width), across)
+    rows = product(down, rows.view(batch, height, chans * width))
+    out = product(rows.view(batch, size * chans, width), across)
     out = out.view(batch, size, chans, size).transpose(1, 2).contiguous()
     return out.clamp_(0, 1) if interpolation == "bicubic" else out
+
+
+def product(
+    one: Float[Tensor, "batch n m"], other: Float[Tensor, "batch m k"]
+) -> Float[Tensor, "batch n k"]:
+    """A batched matrix product in the operands' own precision: autocast would round pictures to 8 bits."""
+    with torch.autocast(one.device.type, enabled=False):
+        return torch.bmm(one, other)
 
 
 def crop_each(

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.dense import DenseHead
-from pretask.errors import UsageError
+from pretask.errors import DataError, UsageError
+from pretask.objectives.distributed import mean
 from pretask.pretexts import colour
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
@@ -110,19 +111,25 @@ class Colorization(PretextTask):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
-        """Count the colours of the data, as cropped for training, and derive prior and weights."""
-        q = len(self.colours)
+        """Count the colours of the data, as cropped for training, and derive prior and weights.
+
+        Raises:
+            DataError: no picture has any colour.
+        """
+        q, device = len(self.colours), self.colours.device
         count = torch.zeros(q, dtype=torch.float64)
         joint = torch.zeros(q * q, dtype=torch.float64)  # nearest colour x mixture, over coloured pictures
-        generator = Step.at().generator
+        generator = Step.at(device=device).generator
         for batch in batches:
-            _, mixture, which, coloured = self.targets(self.crop(batch, generator).to(self.colours.device))
-            count += torch.bincount(which[:, 0].flatten(), minlength=q).cpu()
+            here = {key: batch[key].to(device) for key in ("image", "size") if key in batch}
+            _, mixture, which, coloured = self.targets(self.crop(here, generator))
+            count += torch.bincount(which[:, 0].flatten().cpu(), minlength=q)
             pair, share = which[:, :1] * q + which, mixture * coloured[:, None, None, None]
-            joint += torch.bincount(pair.flatten(), share.flatten().double(), q * q).cpu()
-        if not count.sum():
-            raise UsageError("colorization saw no pictures to count the colours of")
-        prior = colour.smooth(count / count.sum(), self.colours.cpu(), self.neighbours, self.sigma)
+            joint += torch.bincount(pair.flatten().cpu(), share.flatten().double().cpu(), q * q)
+        count, joint = mean(count.to(device)), mean(joint.to(device))
+        if not joint.any():
+            raise DataError("no picture has any colour: colorization has nothing to learn from them")
+        prior = colour.smooth(count / count.sum(), self.colours, self.neighbours, self.sigma)
         rarity = colour.rebalance(prior, self.uniform_share, self.power)
         # the best constant answer is the weighted mean mixture; its cross-entropy is what blindness costs
         mass = (rarity[:, None] * joint.view(q, q)).sum(0) / count.sum()
