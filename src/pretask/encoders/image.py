@@ -197,8 +197,8 @@ def build(
 
     Args:
         spec: name and input shape.
-        mean: per channel; default ImageNet's for three channels, 0.5 else.
-        std: per channel; default ImageNet's for three channels, 0.25 else.
+        mean: per channel; default the model's own, or ImageNet's for three channels, 0.5 else.
+        std: per channel; default the model's own, or ImageNet's for three channels, 0.25 else.
         pretrained: start from timm's published weights (needs them in the local cache or a network).
 
     Raises:
@@ -206,13 +206,17 @@ def build(
     """
     import timm
 
+    import pretask.encoders.colour_net  # noqa: F401 - registers itself with timm
+
     is_patch = spec.name.startswith(("vit_", "deit_", "deit3_", "eva", "beit"))
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": spec.in_chans, **spec.kwargs}
     if is_patch:
         spec.patch_size = spec.patch_size or default_patch(spec.image_size)
         kwargs |= {"img_size": spec.image_size, "patch_size": spec.patch_size, "dynamic_img_size": True}
         if spec.image_size % spec.patch_size:
-            raise UsageError(f"image size {spec.image_size} is not a multiple of patch size {spec.patch_size}")
+            raise UsageError(
+                f"image size {spec.image_size} is not a multiple of patch size {spec.patch_size}"
+            )
     if spec.pool is not None:
         kwargs["global_pool"] = spec.pool
     try:
@@ -221,11 +225,16 @@ def build(
         near = timm.list_models(f"*{spec.name.split('_')[0]}*")[:6]
         hint = f"; timm has for instance: {', '.join(near)}" if near else ""
         raise UsageError(f"encoder '{spec.name}' with {kwargs}: {error}{hint}") from error
-    if not is_patch and hasattr(model, "conv1") and hasattr(model, "maxpool") and spec.image_size <= SMALL_IMAGE:
+    if (
+        not is_patch
+        and hasattr(model, "conv1")
+        and hasattr(model, "maxpool")
+        and spec.image_size <= SMALL_IMAGE
+    ):
         shrink_stem(model)
     three = spec.in_chans == 3
-    mean = mean or (IMAGENET_MEAN if three else (0.5,) * spec.in_chans)
-    std = std or (IMAGENET_STD if three else (0.25,) * spec.in_chans)
+    mean = mean or getattr(model, "mean", None) or (IMAGENET_MEAN if three else (0.5,) * spec.in_chans)
+    std = std or getattr(model, "std", None) or (IMAGENET_STD if three else (0.25,) * spec.in_chans)
     encoder = (PatchEncoder if is_patch else ConvEncoder)(model, spec, mean, std)
     encoder.pretrained = pretrained
     return encoder

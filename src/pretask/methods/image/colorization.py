@@ -24,10 +24,9 @@ from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Ste
 class Colorization(PretextTask):
     """Predict the hidden colour of a grey picture, as a distribution over palette colours at each place.
 
-    What the encoder is fed: with one input channel L / 100, which the encoder's own normalisation centres
-    (`colour_net` subtracts 50 from L and divides by nothing, as the paper); with three channels the grey
-    picture of the same L, as RGB, so that the exported encoder takes ordinary pictures. It has seen no
-    colour in training: judge it on grey pictures too.
+    The encoder is fed the grey picture of the same lightness L as RGB, so that what is exported takes
+    ordinary pictures; an encoder of one channel is fed L / 100. `colour_net`, the paper's own network,
+    makes L - 50 of either. Other encoders see no colour in training: judge them on grey pictures too.
 
     Args:
         encoder: any image encoder with 1 or 3 input channels.
