@@ -127,7 +127,8 @@ class PretextTask(nn.Module):
     def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
         """See the data once before training: for banks with a row a sample, priors, statistics.
 
-        Called before a checkpoint is loaded, so that every buffer has its shape by then.
+        Called before a checkpoint is loaded, so that every buffer has its shape by then. Of several
+        processes each is given its own share of every batch, as in training; the number is that of all.
         """
 
     def loss(self, batch: Batch, step: Step) -> Losses:

@@ -52,6 +52,15 @@ class ImageEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def normalise(self, image: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch chans h w"]:
+        """Pictures in [0, 1] as the network was built to see them.
+
+        Raises:
+            UsageError: they have another number of channels.
+        """
+        if image.shape[1] != self.in_chans:
+            raise UsageError(
+                f"the encoder takes {self.in_chans} channels and was given pictures of {image.shape[1]}"
+            )
         return (image - self.mean) / self.std
 
     def fresh_copy(self) -> ImageEncoder:

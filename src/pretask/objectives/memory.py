@@ -83,7 +83,8 @@ class Partition(nn.Module):
         # asking whether it is set would stall the device; one mean over processes a step is cheaper
         first = mean(exponentials.detach().mean().to(self.value.dtype)) * self.num_samples
         value = torch.where(self.value < 0, first, self.value)
-        self.value.copy_(value)
+        if self.training:  # looking on must not change what is learned
+            self.value.copy_(value)
         return exponentials / value
 
 

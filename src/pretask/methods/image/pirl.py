@@ -5,6 +5,7 @@ from math import log
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from pretask.pretexts.photometric import gaussian_blur, jitter, luma, where
 from pretask.pretexts.rotation import rotate_each
 from pretask.pretexts.views import SMALL_IMAGE, ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
-from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
+from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
 SIDE = 3  # cells a row and a column
 ENHANCED = 0.66  # probability of the photometric changes
@@ -167,6 +168,15 @@ class PIRL(PretextTask):
         for index, embedding in self.seen:
             self.bank.update(index, embedding)
         self.seen.clear()
+
+    def question(self, batch: Batch, step: Step) -> Question:
+        """Which transformed picture belongs to which other crop, both of one size."""
+        name = self.transforms[0] if self.transforms else "image"
+        shown, image = getattr(self, name)(batch, step), self.image(batch, step)
+        if name == "jigsaw":
+            shown = from_tiles(shown.unflatten(0, (len(image), -1)), SIDE, SIDE)
+            shown = F.interpolate(shown, image.shape[-2:], mode="bilinear", align_corners=False)
+        return Question(torch.cat([image, shown]), torch.arange(len(image), device=image.device).repeat(2))
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         name = self.transforms[0] if self.transforms else "image"
