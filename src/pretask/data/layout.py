@@ -1,0 +1,104 @@
+"""What a tree of names says about splits and classes. Nothing is invented: what is no class folder is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+UNLABELLED = -1
+SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+ORDER = ("train", "val", "test")
+
+
+class Layout(NamedTuple):
+    """Splits and classes of files, in the order of their names.
+
+    Args:
+        parts: for each file the place of its split in `part_names`, or -1; None without splits.
+        part_names: the splits there are.
+        targets: for each file its class, or -1; None without classes.
+        classes: their names.
+    """
+
+    parts: Int[Tensor, "files"] | None
+    part_names: tuple[str, ...]
+    targets: Int[Tensor, "files"] | None
+    classes: list[str] | None
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Names of all files below a folder, relative to it; hidden ones are left out, links followed once."""
+    seen = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = sorted(name for name in below if not hidden(name))
+        if real in seen:
+            below[:] = []
+            continue
+        seen.add(real)
+        inside = os.path.relpath(folder, root)
+        for name in files:
+            if not hidden(name):
+                yield name if inside == "." else os.path.join(inside, name)
+
+
+def hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def read_layout(names: Sequence[str]) -> Layout:
+    """Splits from the top folders, classes from the folders below.
+
+    A common leading folder is ignored. The top folders are splits if all of them that hold pictures are
+    called like splits, or if one is called `train` and another `val` or `test`. The first folder below is
+    the class. Files without a class folder are unlabelled, and there are no classes at all unless there
+    are two of them, with two files each on average.
+    """
+    folders = [name.replace(os.sep, "/").split("/")[:-1] for name in names]
+    folders = without_common(folders)
+    tops = {folder[0].lower() for folder in folders if folder}
+    found = {SPLITS[top] for top in tops if top in SPLITS}
+    parts, part_names = None, ()
+    if found and (tops <= SPLITS.keys() or ("train" in found and len(found) > 1)):
+        part_names = tuple(name for name in ORDER if name in found)
+        places = [SPLITS.get(folder[0].lower()) if folder else None for folder in folders]
+        parts = torch.tensor([part_names.index(place) if place else -1 for place in places])
+        below = [folder[1:] if place else [] for folder, place in zip(folders, places, strict=True)]
+        folders = without_common(below)
+    targets, classes = encode_labels([folder[0] if folder else None for folder in folders])
+    if classes is not None and (len(classes) < 2 or len(names) < 2 * len(classes)):
+        targets, classes = None, None
+    return Layout(parts, part_names, targets, classes)
+
+
+def without_common(folders: list[list[str]]) -> list[list[str]]:
+    """Paths without the leading folders they all share."""
+    inside = [folder for folder in folders if folder]
+    if len(inside) < len(folders) or not folders:
+        return folders
+    common = len(os.path.commonprefix([min(folders), max(folders)]))
+    return [folder[common:] for folder in folders]
+
+
+def encode_labels(
+    labels: Sequence[str | int | None],
+) -> tuple[Int[Tensor, "files"] | None, list[str] | None]:
+    """Classes by name in order (of value, if all are whole numbers); None is unlabelled."""
+    values = {label for label in labels if label is not None and label != ""}
+    if not values:
+        return None, None
+    try:
+        ordered = sorted(values, key=int)
+    except ValueError:
+        ordered = sorted(values, key=str)
+    places = {label: place for place, label in enumerate(ordered)}
+    return torch.tensor([places.get(label, UNLABELLED) for label in labels]), [str(label) for label in ordered]

@@ -1,0 +1,103 @@
+"""One endless stream of shuffled batches: batch number k is the same whenever, and in however many
+processes, it is asked for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.utils.data
+from jaxtyping import Int
+from torch import Tensor
+
+from pretask.data.dataset import Dataset
+from pretask.errors import UsageError
+from pretask.task import Batch
+
+
+def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
+    """Whole batches in one pass over the data; one if the data are fewer than a batch."""
+    return max(1, len(dataset) // batch_size)
+
+
+class Order:
+    """Which samples make up which batch.
+
+    Every epoch is a new permutation by (seed, epoch); what does not fill a batch is left out, another
+    remainder each time. Data fewer than a batch are repeated within it.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int):
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.steps = max(1, count // batch_size)
+        self.epoch, self.shuffled = -1, torch.empty(0, dtype=torch.long)
+
+    def __getitem__(self, number: int) -> Int[Tensor, "batch"]:
+        epoch, step = divmod(number, self.steps)
+        if epoch != self.epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+            if self.count < self.batch_size:
+                order = np.resize(order, self.batch_size)
+            self.epoch, self.shuffled = epoch, torch.from_numpy(order)
+        return self.shuffled[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+def batches(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    seed: int,
+    stop: int,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    """Batches number `start` to `stop` - 1 of the stream that belongs to `seed`.
+
+    Args:
+        dataset: where samples come from.
+        batch_size: samples in the joined batch of all processes.
+        seed: of the order.
+        stop: the first batch not to give.
+        start: the first batch to give; a run that is resumed goes on with the same batches.
+        rank: which process this is: it gets its share of the joined batch's rows, in order of rank.
+        world: how many processes there are.
+        workers: processes that decode; default the data set's. Without effect on data in memory.
+
+    Raises:
+        UsageError: the batch cannot be shared evenly.
+    """
+    if batch_size % world:
+        raise UsageError(f"a batch of {batch_size} cannot be shared by {world} processes evenly")
+    if len(dataset) < batch_size:
+        warnings.warn(
+            f"{dataset.name} has {len(dataset)} samples, fewer than a batch of {batch_size}: every batch "
+            "repeats some of them. A smaller batch is better.", stacklevel=2,
+        )  # fmt: skip
+    share = batch_size // world
+    order = Order(len(dataset), batch_size, seed)
+    mine = (order[number][rank * share : (rank + 1) * share] for number in range(start, stop))
+    workers = dataset.workers if workers is None else workers
+    if dataset.in_memory or workers == 0:
+        yield from map(dataset.batch, mine)
+        return
+    fetched = torch.utils.data.DataLoader(
+        Fetch(dataset), sampler=mine, batch_size=None, num_workers=workers,
+        prefetch_factor=4, pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+    for batch, broken in fetched:
+        dataset.record(broken)
+        yield batch
+
+
+class Fetch(torch.utils.data.Dataset):
+    """A data set as workers see it: an item is a whole batch, with what was found broken on the way."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, indices: Int[Tensor, "batch"]) -> tuple[Batch, dict[int, str]]:
+        return self.dataset.fetch(indices)
