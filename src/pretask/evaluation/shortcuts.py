@@ -142,15 +142,14 @@ def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nda
     return (train - mean) / spread, (test - mean) / spread
 
 
-def verdict(statistic: str, value: float, low: float, chance: float) -> str:
+def verdict(value: float, low: float, chance: float) -> str:
     """What a row means, in words."""
-    what = "all of them together" if statistic == "all" else f"the {statistic}"
-    if low <= chance:
-        return f"{what} cannot be told from chance"
     reach = (value - chance) / max(1 - chance, 1e-9)
+    if low <= chance:
+        return "no better than chance"
     if reach < HINT:
-        return f"{what} gives a hint, no solution ({reach:.0%} of the way from chance to perfect)"
-    return f"a shortcut: {what} goes {reach:.0%} of the way from chance to perfect"
+        return f"a hint, no solution: {reach:.0%} of the way from chance to perfect"
+    return f"a shortcut: {reach:.0%} of the way from chance to perfect"
 
 
 def shortcuts(task: PretextTask, dataset: Dataset, seed: int = 0) -> list[Shortcut]:
@@ -192,5 +191,5 @@ def row(statistic: str, found: Found, source: np.ndarray, seed: int) -> Shortcut
     value = float(values.mean())
     return Shortcut(
         statistic, found.metric, value, low, high, found.chance, len(values),
-        verdict(statistic, value, low, found.chance),
+        verdict(value, low, found.chance),
     )  # fmt: skip
