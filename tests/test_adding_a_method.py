@@ -1,0 +1,22 @@
+"""The tutorial's excerpts are the repository's own code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXCERPTS = re.findall(
+    r"```python\n# (\S+)\n(.*?)```",
+    (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8"),
+    re.DOTALL,
+)
+
+
+def test_there_are_excerpts():
+    assert len(EXCERPTS) >= 5
+
+
+@pytest.mark.parametrize(("source", "excerpt"), EXCERPTS)
+def test_the_tutorial_is_true(source, excerpt):
+    assert excerpt in (ROOT / source).read_text(encoding="utf-8")
