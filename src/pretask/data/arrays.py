@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from pretask.data.formats import Opened, from_array
+from pretask.data.formats import NOT_FINITE, Opened, from_array
 from pretask.data.layout import ORDER, SPLITS, encode_labels
+from pretask.data.pictures import Canvas, Facts
 from pretask.data.source import Source
 from pretask.errors import DataError
 
 CHANNELS = (1, 3, 4)
+CHUNK = 1024  # pictures handled at a time
 IMAGES = ("image", "images", "x", "X", "data", "arr_0")
 LABELS = ("label", "labels", "y", "Y", "target", "targets", "arr_1")
 CLASSES = ("class_names", "classes", "label_names")
@@ -36,14 +40,45 @@ class Arrays:
     def __init__(self, array: np.ndarray, channels: int | None = None):
         if array.ndim not in (3, 4) or len(array) == 0:
             raise DataError(
-                f"an array of shape {array.shape} holds no pictures: (N, H, W), (N, H, W, C) or (N, C, H, W) does"
+                f"an array of shape {array.shape} holds no pictures; it should be (N, H, W), (N, H, W, C) "
+                "or (N, C, H, W)"
             )
-        self.array, self.first = array, array.ndim == 4 and channels_first(array.shape, channels)
+        self.array = array.astype(np.uint8) * 255 if array.dtype == bool else array
+        self.first = array.ndim == 4 and channels_first(array.shape, channels)
+        self.size = array.shape[2:] if self.first else array.shape[1:3]
         self.names = range(len(array))
 
     def read(self, row: int) -> Opened:
         picture = np.asarray(self.array[row])
         return from_array(np.moveaxis(picture, 0, -1) if self.first else picture)
+
+    def facts(self) -> Facts:
+        """What all of them are."""
+        channels = 1 if self.array.ndim == 3 else self.array.shape[1 if self.first else 3]
+        fact = Facts(self.size, channels, str(self.array.dtype))
+        if self.array.dtype.kind not in "uif":
+            raise DataError(f"values of type {self.array.dtype} are no pictures'")
+        if fact.dtype in ("uint8", "uint16"):
+            return fact
+        parts = [self.array[i : i + CHUNK] for i in range(0, len(self.array), CHUNK)]
+        finite = [part[np.isfinite(part)] for part in parts]
+        ends = [float(end) for part in finite if part.size for end in (part.min(), part.max())] or [0.0]
+        return replace(fact, low=min(ends), high=max(ends))
+
+    def load(self, canvas: Canvas, rows: list[int]) -> tuple[dict[str, Tensor], dict[int, str]]:
+        """These rows on a canvas, many at a time; and those with numbers that are not finite."""
+        size = torch.tensor([self.size])
+        broken: dict[int, str] = {}
+        image = torch.empty(len(rows), canvas.channels, canvas.side, canvas.side, dtype=canvas.dtype)
+        for start in range(0, len(rows), CHUNK):
+            part = self.array[rows[start : start + CHUNK]]
+            part = part[..., None] if part.ndim == 3 else np.moveaxis(part, 1, -1) if self.first else part
+            if part.dtype.kind == "f":
+                finite = np.asarray(np.isfinite(part).all(axis=(1, 2, 3)))
+                broken |= {rows[start + int(i)]: NOT_FINITE for i in np.flatnonzero(~finite)}
+                part = np.where(finite[:, None, None, None], part, 0)
+            image[start : start + CHUNK] = torch.from_numpy(canvas.from_arrays(part))
+        return {"image": image, "size": size.repeat(len(rows), 1)}, broken
 
 
 def channels_first(shape: tuple[int, ...], channels: int | None) -> bool:
@@ -113,14 +148,17 @@ def from_npz(path: Path, channels: int | None) -> Source:
             there = list(file.files)
             images = by_split(there, IMAGES)
             labels = by_split(there, LABELS)
-            parts = {part: (file[key], file[labels[part]] if part in labels else None) for part, key in images.items()}
+            parts = {
+                part: (file[key], file[labels[part]] if part in labels else None)
+                for part, key in images.items()
+            }
             names = next((file[key].tolist() for key in CLASSES if key in there), None)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not parts:
         raise DataError(
-            f"{path} holds {', '.join(there)}; pictures are looked for as {', '.join(IMAGES)}, or with a split "
-            "before or behind (train_images, x_test)"
+            f"{path} holds {', '.join(there)}; pictures are looked for as {', '.join(IMAGES)}, or with "
+            "a split before or behind (train_images, x_test)"
         )
     return from_arrays(path.stem, parts, names, channels)
 

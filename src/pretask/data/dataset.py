@@ -84,7 +84,7 @@ class Dataset:
     channels: int
     image_size: int
     modality: str = "image"
-    rows: Tensor | None = None
+    rows: Tensor = None  # type: ignore[assignment]  # set below
     targets: Tensor | None = None
     classes: list[str] | None = None
     parts: Tensor | None = None
@@ -126,7 +126,7 @@ class Dataset:
         return batch
 
     def fetch(self, indices: Int[Tensor, "batch"]) -> tuple[Batch, dict[int, str]]:
-        """A batch, and the rows that proved unreadable; each is replaced by another sample, always the same."""
+        """A batch, and the rows that proved unreadable; each gives way to another sample, always the same."""
         rows = self.rows[indices]
         columns, broken = self.samples.get(rows)
         found, attempt = dict(broken), 0
@@ -134,10 +134,13 @@ class Dataset:
         while bad:
             attempt += 1
             if attempt > 100:
-                raise DataError(f"{self.name}: no readable sample was found in 100 attempts; the last: {found}")
+                raise DataError(
+                    f"{self.name}: 100 samples running are unreadable: {list(found.values())[:3]}"
+                )
             indices = indices.clone()
             for place in bad:
-                indices[place] = np.random.default_rng([int(indices[place]), attempt]).integers(len(self))
+                rng = np.random.default_rng([int(indices[place]), attempt])
+                indices[place] = int(rng.integers(len(self)))
             rows = self.rows[indices[bad]]
             fresh, broken = self.samples.get(rows)
             for key, column in fresh.items():
@@ -168,7 +171,7 @@ class Dataset:
 
     def split(self, name: str) -> Dataset | None:
         """The part that the source itself calls `train`, `val` or `test`; None if it has no such part."""
-        if name not in self.part_names:
+        if self.parts is None or name not in self.part_names:
             return None
         mine = self.parts[self.rows] == self.part_names.index(name)
         part = replace(self, rows=self.rows[mine], parts=None, part_names=(), name=f"{self.name} ({name})")
@@ -192,13 +195,13 @@ class Dataset:
         labels = self.labels
         facts: dict[str, Any] = {"name": self.name, "modality": self.modality, "count": len(self)}
         facts |= {"channels": self.channels, "image size": self.image_size, **self.facts}
-        if labels is not None:
+        if labels is not None and self.classes is not None:
             counts = torch.bincount(labels, minlength=len(self.classes)).tolist()
             facts["classes"] = len(self.classes)
             facts["labels"] = dict(zip(self.classes, counts, strict=True))
         else:
             facts["labels"] = "none"
-        if self.part_names:
+        if self.parts is not None:
             parts = self.parts[self.rows]
             facts["splits"] = {name: int((parts == i).sum()) for i, name in enumerate(self.part_names)}
         facts["broken"] = len(self.skipped)

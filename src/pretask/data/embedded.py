@@ -1,4 +1,4 @@
-"""Real pictures that ship inside scikit-learn and scikit-image: data sets that are there without a download."""
+"""Real pictures that ship inside scikit-learn and scikit-image: data sets without a download."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def digits_on_textures(seed: int = 0) -> Source:
 
 
 def painted(
-    ink: Float[Tensor, "count 1 side side"], ground: Float[Tensor, "count 3 side side"], rng: np.random.Generator
+    ink: Float[Tensor, "count 1 side side"],
+    ground: Float[Tensor, "count 3 side side"],
+    rng: np.random.Generator,
 ) -> UInt8[Tensor, "count 3 side side"]:
     """Ink in a random colour on tinted ground, lighter or darker than it."""
     count = len(ink)
@@ -117,7 +119,8 @@ def plain_digits(seed: int = 0) -> Source:
 def photo_windows(seed: int = 0) -> Source:
     """2,000 windows of 64 pixels from scikit-image's photographs, without labels."""
     pictures = (photographs(PHOTOS, 384) * 255).round().byte()
-    return from_arrays("photos", {"all": (windows(pictures, 2000, 64, np.random.default_rng(seed)).numpy(), None)})
+    image = windows(pictures, 2000, 64, np.random.default_rng(seed))
+    return from_arrays("photos", {"all": (image.numpy(), None)})
 
 
 EMBEDDED: dict[str, Callable[[], Source]] = {

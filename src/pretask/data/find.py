@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,19 @@ from torch import Tensor
 from pretask.data.arrays import from_arrays, from_npy, from_npz
 from pretask.data.embedded import EMBEDDED
 from pretask.data.formats import EXTENSIONS
+from pretask.data.items import from_items, from_torchvision
 from pretask.data.layout import hidden, read_layout, walk
+from pretask.data.lists import from_list
+from pretask.data.shards import expand, from_shards
 from pretask.data.source import Source
 from pretask.data.stores import Files, Zip
+from pretask.data.tables import SUFFIXES, from_tables
 from pretask.errors import DataError
 
 ACCEPTED = (
     "accepted are a folder of pictures (in class folders or not, below train/val/test or not), a list of "
-    "paths (.txt, .csv), .npz, .npy, .zip, .parquet, .arrow, .tar shards, torchvision:NAME@ROOT, and the "
-    f"embedded sets {', '.join(EMBEDDED)}"
+    "paths (.txt, .csv, .tsv), .npz, .npy, .zip, .parquet, .arrow, .tar shards (here or at an address), "
+    f"torchvision:NAME@ROOT, and the embedded sets {', '.join(EMBEDDED)}"
 )
 
 
@@ -32,36 +36,55 @@ def find_source(source: Any, channels: int | None) -> Source:
     Raises:
         DataError: it is not there, or nothing that can be read.
     """
-    if isinstance(source, (np.ndarray, Tensor)):
-        source = (source, None)
-    if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], (np.ndarray, Tensor)):
-        return from_arrays("arrays", {"all": source}, channels=channels)
     if not isinstance(source, (str, os.PathLike)):
-        raise DataError(f"{type(source).__name__} objects cannot be read; {ACCEPTED}")
-    if str(source) in EMBEDDED:
-        return EMBEDDED[str(source)]()
+        return from_objects(source, channels)
+    text = str(source)
+    if text in EMBEDDED:
+        return EMBEDDED[text]()
+    if text.startswith("torchvision:"):
+        return from_torchvision(text)
     path = Path(source).expanduser()
     if path.is_dir():
         return from_folder(path)
+    if "{" in text or "*" in text:
+        return from_shards(text, [Path(address) for address in expand(text)])
     if not path.is_file():
         raise DataError(f"there is no '{source}'; {ACCEPTED}")
-    readers = {".zip": from_zip, ".npz": lambda p: from_npz(p, channels), ".npy": lambda p: from_npy(p, channels)}
-    reader = readers.get(path.suffix.lower())
+    reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: files of type '{path.suffix}' are no data sets; {ACCEPTED}")
-    return reader(path)
+        raise DataError(f"{path}: a file of type '{path.suffix}' is no data set; {ACCEPTED}")
+    return reader(path, channels)
+
+
+def from_objects(source: Any, channels: int | None) -> Source:
+    """An array, a pair of arrays (pictures, classes), or anything with a length and items by number.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    if isinstance(source, (np.ndarray, Tensor)):
+        return from_arrays("arrays", {"all": (source, None)}, channels=channels)
+    if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], (np.ndarray, Tensor)):
+        return from_arrays("arrays", {"all": source}, channels=channels)
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, dict):
+        return from_items(type(source).__name__, source)
+    raise DataError(f"{type(source).__name__} objects have no length and items by number; {ACCEPTED}")
 
 
 def from_folder(root: Path) -> Source:
-    """A folder of pictures.
+    """A folder of pictures, or else of tables or shards.
 
     Raises:
         DataError: there are none.
     """
-    names, ignored = sift(walk(root))
-    if not names:
-        raise empty(root, ignored)
-    return Source(str(root), Files(root, names), *read_layout(names), ignored)
+    everything = list(walk(root))
+    names, ignored = sift(everything)
+    if names:
+        return Source(str(root), Files(root, names), *read_layout(names), ignored)
+    for suffixes, reader in ((SUFFIXES, from_tables), ((".tar",), lambda _, p: from_shards(str(root), p))):
+        if paths := [root / name for name in sorted(everything) if name.lower().endswith(suffixes)]:
+            return reader(root, paths)
+    raise empty(root, ignored)
 
 
 def from_zip(path: Path) -> Source:
@@ -81,7 +104,17 @@ def from_zip(path: Path) -> Source:
     return Source(str(path), Zip(path, names), *read_layout(names), ignored)
 
 
-def sift(names: Iterator[str]) -> tuple[list[str], dict[str, int]]:
+READERS: dict[str, Callable[[Path, int | None], Source]] = {
+    ".zip": lambda path, _: from_zip(path),
+    ".npz": from_npz,
+    ".npy": from_npy,
+    ".tar": lambda path, _: from_shards(str(path), [path]),
+    **dict.fromkeys((".txt", ".csv", ".tsv"), lambda path, _: from_list(path)),
+    **dict.fromkeys(SUFFIXES, lambda path, _: from_tables(path, [path])),
+}
+
+
+def sift(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
     """The pictures' names, sorted, and how many other files there are by extension."""
     chosen, others = [], Counter()
     for name in names:
@@ -98,5 +131,3 @@ def empty(where: Path, ignored: dict[str, int]) -> DataError:
     return DataError(
         f"{where} holds no pictures (found: {there}; looked for: {' '.join(sorted(EXTENSIONS))}); {ACCEPTED}"
     )
-
-

@@ -22,10 +22,14 @@ from torch import Tensor
 from pretask.errors import PretaskError, need
 
 EXTENSIONS = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif", ".npy"]
-)
+    (
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm",
+        ".jp2", ".avif", ".npy",
+    )
+)  # fmt: skip
 MAX_PIXELS = 100_000_000  # to decode, of one picture; more is a decompression bomb or a map to be cut first
 MAX_BYTES = 1 << 30  # of one encoded picture
+NOT_FINITE = "holds values that are not finite"
 NPY, PNG, TIFF = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 ORIENTATION = 0x0112  # the EXIF tag
@@ -83,10 +87,7 @@ def open_picture(raw: Any, draft: tuple[str | None, int] | None = None) -> Opene
         return from_array(channels_last(np.asarray(raw)))
     if isinstance(raw, Image.Image):
         return from_pil(raw, draft)
-    if len(raw) == 0:
-        raise Broken("empty file")
-    if len(raw) > MAX_BYTES:
-        raise Broken(f"absurdly large ({len(raw) / 1e9:.1f} GB)")
+    check_bytes(len(raw))
     if raw[:6] == NPY:
         return from_array(channels_last(np.load(io.BytesIO(raw), allow_pickle=False)))
     if raw[:4] in TIFF and not plain_tiff(raw):
@@ -119,7 +120,7 @@ def from_array(array: np.ndarray, orientation: int = 1) -> Opened:
         raise Broken(f"values of type {array.dtype} are no picture's")
     check_pixels(array.shape)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise Broken("holds values that are not finite")
+        raise Broken(NOT_FINITE)
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     if array.ndim == 2:
@@ -133,6 +134,13 @@ def channels_last(array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < array.shape[2] else array
 
 
+def check_bytes(length: int) -> None:
+    if length == 0:
+        raise Broken("empty file")
+    if length > MAX_BYTES:
+        raise Broken(f"absurdly large ({length / 1e9:.1f} GB)")
+
+
 def check_pixels(size: tuple[int, ...]) -> None:
     if math.prod(size) > MAX_PIXELS:
         raise Broken(f"absurdly large ({' x '.join(map(str, size))} values)")
@@ -141,7 +149,7 @@ def check_pixels(size: tuple[int, ...]) -> None:
 def plain_tiff(raw: bytes) -> bool:
     """Whether Pillow reads all there is in it: one page of 8-bit grey, RGB, RGBA or palette."""
     try:
-        with Image.open(io.BytesIO(raw)) as image:
+        with TiffImagePlugin.TiffImageFile(io.BytesIO(raw)) as image:
             tags = image.tag_v2
             bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
             alpha = image.mode != "RGBA" or any(tags.get(TiffImagePlugin.EXTRASAMPLES, ()))
@@ -192,4 +200,3 @@ def flat(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if channels == 1 else "RGB")
-

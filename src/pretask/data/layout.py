@@ -1,8 +1,9 @@
-"""What a tree of names says about splits and classes. Nothing is invented: what is no class folder is none."""
+"""What a tree of names says about splits and classes. No labels are invented."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +68,7 @@ def read_layout(names: Sequence[str]) -> Layout:
     folders = without_common(folders)
     tops = {folder[0].lower() for folder in folders if folder}
     found = {SPLITS[top] for top in tops if top in SPLITS}
-    parts, part_names = None, ()
+    parts, part_names = None, tuple[str, ...]()
     if found and (tops <= SPLITS.keys() or ("train" in found and len(found) > 1)):
         part_names = tuple(name for name in ORDER if name in found)
         places = [SPLITS.get(folder[0].lower()) if folder else None for folder in folders]
@@ -101,4 +102,11 @@ def encode_labels(
     except ValueError:
         ordered = sorted(values, key=str)
     places = {label: place for place, label in enumerate(ordered)}
-    return torch.tensor([places.get(label, UNLABELLED) for label in labels]), [str(label) for label in ordered]
+    targets = torch.tensor([UNLABELLED if x is None else places.get(x, UNLABELLED) for x in labels])
+    return targets, [str(label) for label in ordered]
+
+
+def split_in_name(path: Path) -> str | None:
+    """The split that a file's folders or the first word of its name tell: `train-00000-of-00002.parquet`."""
+    words = [*path.parts[:-1], re.split(r"[-_.]", path.name)[0]]
+    return next((SPLITS[word.lower()] for word in reversed(words) if word.lower() in SPLITS), None)

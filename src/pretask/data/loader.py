@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pretask.data.dataset import Dataset
+from pretask.data.stream import Stream
 from pretask.errors import UsageError
 from pretask.task import Batch
 
@@ -45,7 +46,7 @@ class Order:
 
 
 def batches(
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     batch_size: int,
     *,
     seed: int,
@@ -72,6 +73,10 @@ def batches(
     """
     if batch_size % world:
         raise UsageError(f"a batch of {batch_size} cannot be shared by {world} processes evenly")
+    workers = dataset.workers if workers is None else workers
+    if isinstance(dataset, Stream):
+        yield from dataset.batches(batch_size, seed, start, stop, rank, world, workers)
+        return
     if len(dataset) < batch_size:
         warnings.warn(
             f"{dataset.name} has {len(dataset)} samples, fewer than a batch of {batch_size}: every batch "
@@ -80,7 +85,6 @@ def batches(
     share = batch_size // world
     order = Order(len(dataset), batch_size, seed)
     mine = (order[number][rank * share : (rank + 1) * share] for number in range(start, stop))
-    workers = dataset.workers if workers is None else workers
     if dataset.in_memory or workers == 0:
         yield from map(dataset.batch, mine)
         return

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,8 +16,12 @@ from torch import Tensor
 from pretask.data.dataset import Dataset, Skipped, check_broken
 from pretask.data.decode import PROBED, Lazy, load, memory_budget, probe, threads
 from pretask.data.find import find_source
+from pretask.data.layout import encode_labels
 from pretask.data.pictures import Canvas, Facts, value_range
+from pretask.data.shards import expand, streamed
 from pretask.data.source import Source
+from pretask.data.stores import Store
+from pretask.data.stream import Samples, Stream, read_shard
 from pretask.errors import DataError, UsageError
 
 log = logging.getLogger("pretask.data")
@@ -22,6 +29,18 @@ log = logging.getLogger("pretask.data")
 Cache = Literal["auto", "memory", "never"]
 CANVAS = 9 / 7  # canvas over input: an average random crop (60 % of the area) then has the input's pixels
 SMALL, SIDE_FEW, SIDE_MANY, MANY = 64, 128, 224, 10_000
+MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the caller of `open_data` asked for; see there."""
+
+    image_size: int | None
+    channels: int | None
+    max_broken: float
+    cache: Cache
+    workers: int | None
 
 
 def open_data(
@@ -35,8 +54,8 @@ def open_data(
     cache: Cache = "auto",
     workers: int | None = None,
     limit: int | None = None,
-) -> Dataset:
-    """Samples from a folder, list, archive, table, shards, arrays, a torch data set or an embedded set's name.
+) -> Dataset | Stream:
+    """Samples from a folder, list, archive, table, shards, arrays, torch data set or an embedded set.
 
     Args:
         source: what `docs/data.md` lists.
@@ -45,9 +64,9 @@ def open_data(
         split: only this part (`train`, `val` or `test`) of what the source itself splits.
         modality: refuse anything else.
         max_broken: the largest share of unreadable files that is put up with.
-        cache: `memory` decodes everything now, `never` when it is asked for, `auto` by the memory that is free.
+        cache: `memory` decodes everything now, `never` when asked for, `auto` by the memory that is free.
         workers: processes that decode what is not in memory; default one a core, at most 8.
-        limit: at most so many samples, spread evenly over the source.
+        limit: at most so many samples, spread evenly over the source (of a stream the first).
 
     Raises:
         DataError: there is nothing, too much is broken, or the source cannot be understood.
@@ -55,9 +74,12 @@ def open_data(
     """
     if modality not in (None, "image"):
         raise DataError(f"{source} would be read as pictures, and {modality} data are asked for")
-    if isinstance(source, Dataset):
+    if isinstance(source, (Dataset, Stream)):
         dataset = source if split is None else part_of(source, split)
         return dataset if limit is None else dataset.subset(spread(len(dataset), limit))
+    wishes = Wishes(image_size, channels, max_broken, cache, workers)
+    if isinstance(source, str) and streamed(source):
+        return open_stream(source, wishes, limit)
     found = find_source(source, channels)
     rows = torch.arange(len(found.store.names))
     if split is not None:
@@ -66,18 +88,18 @@ def open_data(
         rows = (found.parts == found.part_names.index(split)).nonzero().flatten()
     if limit is not None:
         rows = rows[spread(len(rows), limit)]
-    dataset = decoded(found, rows, image_size, channels, max_broken, cache, workers)
+    dataset = decoded(found, rows, wishes)
     return dataset if split is None else part_of(dataset, split)
 
 
-def part_of(dataset: Dataset, split: str) -> Dataset:
+def part_of(dataset: Dataset | Stream, split: str) -> Dataset:
     part = dataset.split(split)
     if part is None:
-        raise no_split(dataset.name, split, dataset.part_names)
+        raise no_split(dataset.name, split, getattr(dataset, "part_names", ()))
     return part
 
 
-def no_split(name: str, split: str, there: tuple[str, ...]) -> UsageError:
+def no_split(name: str, split: str, there: Iterable[str]) -> UsageError:
     return UsageError(f"{name} has no split '{split}'; it has {', '.join(there) or 'none'}")
 
 
@@ -86,54 +108,89 @@ def spread(count: int, limit: int) -> Int[Tensor, "some"]:
     return torch.linspace(0, count - 1, min(count, limit), dtype=torch.float64).long()
 
 
-def decoded(
-    found: Source,
-    rows: Int[Tensor, "some"],
-    image_size: int | None,
-    channels: int | None,
-    max_broken: float,
-    cache: Cache,
-    workers: int | None,
-) -> Dataset:
-    """The pictures of a source on one canvas, in memory if they fit."""
+def survey(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> tuple[list[Facts], dict[int, str]]:
+    """What some of the pictures are, and which of them are broken.
+
+    Raises:
+        DataError: too many are, or there are none.
+    """
     seen, broken = probe(found.store, rows[spread(len(rows), PROBED)].tolist())
-    check_broken(found.name, skips(found, broken), len(seen) + len(broken), max_broken)
+    check_broken(found.name, skips(found.store, broken), len(seen) + len(broken), wishes.max_broken)
     if not seen:
         raise DataError(f"{found.name}: no picture can be read: {list(broken.values())[:3]}")
-    facts = list(seen.values())
-    side, canvas = choose_canvas(facts, len(rows), image_size, channels)
+    return list(seen.values()), broken
+
+
+def decoded(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> Dataset:
+    """The pictures of a source on one canvas, in memory if they fit."""
+    facts, broken = survey(found, rows, wishes)
+    side, canvas = choose_canvas(facts, len(rows), wishes.image_size, wishes.channels)
     needed = len(rows) * canvas.channels * canvas.side**2 * canvas.dtype.itemsize
-    in_memory = cache == "memory" or (cache == "auto" and needed <= memory_budget())
-    made: dict[str, Any] = {"name": found.name, "image_size": side, "channels": canvas.channels}
-    made |= {"classes": found.classes, "part_names": found.part_names, "max_broken": max_broken}
-    if in_memory:
-        memory, broken = load(found.store, canvas, rows.tolist())
-        memory.names = found.store.names if len(rows) == len(found.store.names) else None
-        readable = torch.tensor([row not in broken for row in rows.tolist()])
-        dataset = Dataset(
-            memory, rows=readable.nonzero().flatten(), targets=pick(found.targets, rows),
-            parts=pick(found.parts, rows), **made,
-        )  # fmt: skip
-        sizes = memory.columns["size"][dataset.rows]
+    if in_memory := wishes.cache == "memory" or (wishes.cache == "auto" and needed <= memory_budget()):
+        samples, broken = load(found.store, canvas, rows.tolist())
     else:
-        readable = torch.tensor([row not in broken for row in rows.tolist()])
-        workers = min(threads(), 8) if workers is None else workers
-        dataset = Dataset(
-            Lazy(found.store, canvas), rows=rows[readable], targets=found.targets, parts=found.parts,
-            workers=workers, **made,
-        )  # fmt: skip
-        sizes = torch.tensor([fact.size for fact in facts])
-    dataset.skipped = skips(found, broken)
-    check_broken(found.name, dataset.skipped, len(rows), max_broken)
-    dataset.facts = what_is_there(found, facts, sizes, canvas, needed if in_memory else None, len(rows))
+        samples = Lazy(found.store, canvas)
+    readable = torch.tensor([row not in broken for row in rows.tolist()])
+    dataset = Dataset(
+        samples,
+        found.name,
+        canvas.channels,
+        side,
+        rows=readable.nonzero().flatten() if in_memory else rows[readable],
+        targets=pick(found.targets, rows) if in_memory else found.targets,
+        classes=found.classes,
+        parts=pick(found.parts, rows) if in_memory else found.parts,
+        part_names=found.part_names,
+        skipped=skips(found.store, broken),
+        max_broken=wishes.max_broken,
+        workers=min(threads(), MOST_WORKERS) if wishes.workers is None else wishes.workers,
+    )
+    check_broken(found.name, dataset.skipped, len(rows), wishes.max_broken)
+    sizes = samples.columns["size"][dataset.rows] if in_memory else torch.tensor([f.size for f in facts])
+    dataset.facts = what_is_there(found, facts, sizes, canvas)
+    dataset.facts["memory"] = (
+        f"decoded once into memory ({needed / 1e6:.1f} MB)" if in_memory
+        else f"decoded when needed ({needed / 1e9:.2f} GB would not stay in memory); of {len(rows)} files "
+        f"{len(facts)} were looked at"
+    )  # fmt: skip
     log.info("%s: %d samples, %s", found.name, len(dataset), dataset.facts["memory"])
     if broken:
-        log.warning("%s: %d files are skipped, %s ...", found.name, len(broken), dataset.skipped[0])
+        path, reason = dataset.skipped[0]
+        log.warning("%s: %d files are skipped, the first %s: %s", found.name, len(broken), path, reason)
     return dataset
 
 
-def skips(found: Source, broken: dict[int, str]) -> list[Skipped]:
-    return [Skipped(str(found.store.names[row]), reason) for row, reason in sorted(broken.items())]
+def open_stream(source: str, wishes: Wishes, limit: int | None) -> Dataset | Stream:
+    """Shards at an address; or only their first `limit` samples, in memory.
+
+    Raises:
+        DataError: the first shards give no samples.
+    """
+    addresses = expand(source)
+    samples: list = []
+    for address in addresses:
+        try:
+            samples += itertools.islice(read_shard(address), (limit or PROBED) - len(samples))
+        except Exception as error:  # every file system raises errors of its own
+            raise DataError(f"{address} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        if len(samples) >= (limit or PROBED):
+            break
+    if not samples:
+        raise DataError(f"{source}: no pictures in {len(addresses)} shards")
+    found = Source(source, Samples(samples))
+    if limit is not None:
+        found.targets, found.classes = encode_labels([sample.label for sample in samples])
+    rows = torch.arange(len(samples))
+    if limit is not None:
+        return decoded(found, rows, replace(wishes, cache="memory"))
+    facts, _ = survey(found, rows, wishes)
+    side, canvas = choose_canvas(facts, MANY, wishes.image_size, wishes.channels)
+    head = decoded(found, rows, replace(wishes, cache="memory", image_size=side))
+    return Stream(addresses, head, canvas, head.workers)
+
+
+def skips(store: Store, broken: dict[int, str]) -> list[Skipped]:
+    return [Skipped(str(store.names[row]), reason) for row, reason in sorted(broken.items())]
 
 
 def pick(values: Tensor | None, rows: Int[Tensor, "some"]) -> Tensor | None:
@@ -171,24 +228,19 @@ def default_side(short: int, count: int) -> int:
     return min(short // 16 * 16, SIDE_MANY if count >= MANY else SIDE_FEW)
 
 
-def what_is_there(
-    found: Source, facts: list[Facts], sizes: Tensor, canvas: Canvas, needed: int | None, count: int
-) -> dict[str, Any]:
+def what_is_there(found: Source, facts: list[Facts], sizes: Tensor, canvas: Canvas) -> dict[str, Any]:
     """What `describe` says beyond counts."""
-    middle = sizes[sizes.prod(1).argsort()[[0, len(sizes) // 2, -1]]].tolist()
+    by_area = sizes[sizes.prod(1).argsort()]
     said: dict[str, Any] = {
-        "sizes (height x width)": dict(
-            zip(("smallest", "median", "largest"), (f"{h} x {w}" for h, w in middle), strict=True)
-        ),
+        "sizes (height x width)": {
+            name: "{} x {}".format(*by_area[place].tolist())
+            for name, place in (("smallest", 0), ("median", len(sizes) // 2), ("largest", -1))
+        },
         "values": ", ".join(sorted({fact.dtype for fact in facts})),
         "canvas": f"{canvas.side} x {canvas.side}",
     }
     if (canvas.low, canvas.high) != (0.0, 1.0):
         said["scaled from"] = [canvas.low, canvas.high]
-    if needed is not None:
-        said["memory"] = f"decoded once into memory ({needed / 1e6:.1f} MB)"
-    else:
-        said["memory"] = f"decoded when needed; {len(facts)} of {count} files were looked at"
     if found.ignored:
         said["other files"] = found.ignored
     return said

@@ -53,7 +53,8 @@ def measure(raw: Any) -> Facts:
         facts = Facts(picture.size, pixels.shape[2], str(pixels.dtype))
         if pixels.dtype in (np.uint8, np.uint16):
             return facts
-        return Facts(picture.size, pixels.shape[2], str(pixels.dtype), float(pixels.min()), float(pixels.max()))
+        low, high = float(pixels.min()), float(pixels.max())
+        return Facts(picture.size, pixels.shape[2], str(pixels.dtype), low, high)
 
 
 def value_range(facts: Sequence[Facts]) -> tuple[float, float]:
@@ -101,7 +102,7 @@ class Canvas:
             if isinstance(picture.pixels, Image.Image):
                 array = self.from_image(picture.pixels)
             else:
-                array = self.from_array(picture.pixels)
+                array = self.from_arrays(picture.pixels[None])[0]
             return upright(array, picture.orientation), picture.size
 
     def from_image(self, image: Image.Image) -> np.ndarray:
@@ -111,9 +112,12 @@ class Canvas:
         array = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
         return array if self.eight_bit else array.astype(np.float32) / 255
 
-    def from_array(self, array: np.ndarray) -> np.ndarray:
-        image = match_channels(torch.from_numpy(to_unit(array, self.low, self.high)).permute(2, 0, 1), self.channels)
-        image = resize(image.unsqueeze(0), self.side)[0]
+    def from_arrays(self, arrays: np.ndarray) -> np.ndarray:
+        """Arrays (B, H, W, C) of any type as (B, channels, side, side)."""
+        if self.eight_bit and arrays.shape[1:] == (self.side, self.side, self.channels):
+            return arrays.transpose(0, 3, 1, 2)
+        unit = torch.from_numpy(to_unit(arrays, self.low, self.high)).permute(0, 3, 1, 2)
+        image = resize(match_channels(unit, self.channels), self.side)
         return (image.mul(255).round_().byte() if self.eight_bit else image).numpy()
 
 
@@ -133,22 +137,23 @@ def to_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:
     return ((array.astype(np.float64) - low) / (high - low)).clip(0, 1).astype(np.float32)
 
 
-def match_channels(image: Float[Tensor, "chans h w"], channels: int) -> Float[Tensor, "out h w"]:
+def match_channels(image: Float[Tensor, "batch chans h w"], channels: int) -> Float[Tensor, "batch out h w"]:
     """Grey repeated to 3, colour weighed to 1, a fourth channel over colour taken for alpha.
 
     Raises:
         Broken: the numbers of channels have nothing to do with each other.
     """
-    if len(image) == channels:
+    there = image.shape[1]
+    if there == channels:
         return image
-    if len(image) == 4 and channels in (1, 3):
-        image = image[:3] * image[3:] + (1 - image[3:])
-    if len(image) == 1 and channels == 3:
-        return image.expand(3, -1, -1)
-    if len(image) == 3 and channels == 1:
-        return torch.einsum("chw,c->hw", image, torch.tensor(GREY)).unsqueeze(0)
-    if len(image) != channels:
-        raise Broken(f"{len(image)} channels where {channels} are wanted")
+    if there == 4 and channels in (1, 3):
+        image = image[:, :3] * image[:, 3:] + (1 - image[:, 3:])
+    if image.shape[1] == 1 and channels == 3:
+        return image.expand(-1, 3, -1, -1)
+    if image.shape[1] == 3 and channels == 1:
+        return (image * torch.tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True)
+    if image.shape[1] != channels:
+        raise Broken(f"{there} channels where {channels} are wanted")
     return image
 
 

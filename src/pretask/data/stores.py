@@ -4,6 +4,7 @@ pickled for worker processes, and opens what it needs when it is first read ther
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -12,11 +13,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pretask.data.formats import MAX_BYTES, Broken
+from pretask.data.formats import Broken, check_bytes
 
 
 class Store(Protocol):
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[Any]:
+        """What each picture is called; printed, never opened."""
 
     def read(self, row: int) -> Any:
         """An encoded picture, a PIL image or an array.
@@ -59,6 +62,20 @@ class Opener:
         return Opener, ()
 
 
+def read_file(path: str | os.PathLike) -> bytes:
+    """A regular file of acceptable size.
+
+    Raises:
+        Broken: it is none.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise Broken("not a file")
+    check_bytes(found.st_size)
+    with open(path, "rb") as file:
+        return file.read()
+
+
 class Files:
     """Pictures in files of their own.
 
@@ -71,11 +88,7 @@ class Files:
         self.root, self.names = root, Names(names)
 
     def read(self, row: int) -> bytes:
-        path = os.path.join(self.root, self.names[row])
-        if os.path.getsize(path) > MAX_BYTES:
-            raise Broken(f"absurdly large ({os.path.getsize(path) / 1e9:.1f} GB)")
-        with open(path, "rb") as file:
-            return file.read()
+        return read_file(os.path.join(self.root, self.names[row]))
 
 
 class Zip:
@@ -87,6 +100,27 @@ class Zip:
     def read(self, row: int) -> bytes:
         archive = self.opener.get(lambda: zipfile.ZipFile(self.path))
         info = archive.getinfo(self.names[row])
-        if info.file_size > MAX_BYTES:
-            raise Broken(f"absurdly large ({info.file_size / 1e9:.1f} GB)")
+        check_bytes(info.file_size)
         return archive.read(info)
+
+
+class Tar:
+    """Pictures in tar shards on this machine, read from their places.
+
+    Args:
+        paths: of the shards.
+        names: `shard/key.extension` for every picture.
+        shards: the place of each picture's shard in `paths`.
+        places: offset and length of each picture in its shard.
+    """
+
+    def __init__(self, paths: Sequence[Path], names: Iterable[str], shards: Any, places: Any):
+        self.paths, self.names = list(paths), Names(names)
+        self.shards, self.places = np.asarray(shards, np.int32), np.asarray(places, np.int64)
+
+    def read(self, row: int) -> bytes:
+        offset, length = self.places[row].tolist()
+        check_bytes(length)
+        with open(self.paths[self.shards[row]], "rb") as file:
+            file.seek(offset)
+            return file.read(length)
