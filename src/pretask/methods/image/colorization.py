@@ -20,6 +20,8 @@ from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
+COUNTED = 20_000  # pictures of one process; more would hardly move the shares of 261 colours
+
 
 class Colorization(PretextTask):
     """Predict the hidden colour of a grey picture, as a distribution over palette colours at each place.
@@ -110,7 +112,7 @@ class Colorization(PretextTask):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
-        """Count the colours of the data, as cropped for training, and derive prior and weights.
+        """Count the colours of the first 20,000 pictures, cropped as in training; derive prior and weights.
 
         Raises:
             DataError: no picture has any colour.
@@ -118,8 +120,11 @@ class Colorization(PretextTask):
         q, device = len(self.colours), self.colours.device
         count = torch.zeros(q, dtype=torch.float64)
         joint = torch.zeros(q * q, dtype=torch.float64)  # nearest colour x mixture, over coloured pictures
-        generator = Step.at(device=device).generator
+        generator, seen = Step.at(device=device).generator, 0
         for batch in batches:
+            if seen >= COUNTED:
+                break
+            seen += len(batch["image"])
             here = {key: batch[key].to(device) for key in ("image", "size") if key in batch}
             _, mixture, which, coloured = self.targets(self.crop(here, generator))
             count += torch.bincount(which[:, 0].flatten().cpu(), minlength=q)
