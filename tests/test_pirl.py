@@ -141,6 +141,17 @@ def test_geometry_is_the_papers_in_small(name, size, expected):
     assert patch_geometry(encoder(name, size)) == expected
 
 
+def test_patches_are_enlarged_to_the_stride_of_the_encoder():
+    small, coarse = encoder("resnet18"), encoder("convnext_atto")
+    before = copy.deepcopy(coarse.state_dict())
+    assert PIRL(small, num_negatives=K).jigsaw(batch(), Step.at()).shape == (9 * B, 3, 8, 8)
+    task = PIRL(coarse, num_negatives=K)
+    assert task.jigsaw(batch(), Step.at()).shape == (9 * B, 3, 32, 32)
+    assert coarse.training and all(torch.equal(v, before[n]) for n, v in coarse.state_dict().items())
+    task.prepare([], N)
+    assert task(batch(), Step.at())["jigsaw"].isfinite()
+
+
 def test_a_patch_that_does_not_fit_is_refused():
     with pytest.raises(UsageError, match="smaller --patch-size"):
         patch_geometry(build_encoder(VIT, image_size=32, patch_size=16))

@@ -48,10 +48,11 @@ class MemoryBank(nn.Module):
         self, query: Float[Tensor, "batch dim"], places: Int[Tensor, "batch columns"]
     ) -> Float[Tensor, "batch columns"]:
         """Inner products of each query with its rows; the bank learns nothing from them."""
-        rows = self.rows.to(query.dtype)
-        if len(rows) <= DENSE * places.shape[1]:  # one product is faster than gathering (batch, columns, dim)
-            return (query @ rows.T).gather(1, places)
-        return torch.einsum("bd,bkd->bk", query, rows[places])
+        with torch.autocast(query.device.type, enabled=False):  # too coarse to divide by a temperature
+            rows = self.rows.to(query.dtype)
+            if len(rows) <= DENSE * places.shape[1]:  # faster than gathering (batch, columns, dim)
+                return (query @ rows.T).gather(1, places)
+            return torch.einsum("bd,bkd->bk", query, rows[places])
 
     @torch.no_grad()
     def update(self, index: Int[Tensor, "batch"], embedding: Float[Tensor, "batch dim"]) -> None:

@@ -37,7 +37,8 @@ class PIRL(PretextTask):
     """Contrast the encodings of a picture and of its transformed self with a memory of all pictures.
 
     Small pictures get the paper's geometry in small: a crop of 33 for 32 pixels, cells of 11, patches of
-    8 (three quarters of a cell, in whole patches of a vision transformer).
+    8 (three quarters of a cell, in whole patches of a vision transformer). Patches smaller than the stride
+    of a convolutional encoder are enlarged to it, or its last layers would see nothing but padding.
 
     Args:
         encoder: any image encoder.
@@ -79,6 +80,7 @@ class PIRL(PretextTask):
         self.num_negatives, self.memory_momentum = num_negatives, memory_momentum
         self.projection_dim = projection_dim
         self.crop, self.cell, self.patch = patch_geometry(encoder)
+        self.shown = max(self.patch, stride(encoder))
         self.image_view = ViewSpec(encoder.image_size, scale=crop_scale)
         self.patch_view = ViewSpec(self.crop, scale=patch_scale)
         self.enhanced = ENHANCED if colours == "photometric" else 0.0
@@ -118,7 +120,10 @@ class PIRL(PretextTask):
         order = draw.permutations(len(image), SIDE**2, step.generator)
         corners = shuffle(patch_corners(places, self.cell), order)
         patches = cut(apply_view(self.patch_view, image, view), corners, self.patch)
-        return self.recolour(patches.flatten(0, 1), step)
+        patches = self.recolour(patches.flatten(0, 1), step)
+        if self.shown == self.patch:
+            return patches
+        return F.interpolate(patches, (self.shown, self.shown), mode="bilinear", align_corners=False)
 
     def rotation(self, batch: Batch, step: Step) -> Float[Tensor, "batch chans h w"]:
         """Another augmented crop, turned by a random right angle."""
@@ -233,3 +238,16 @@ def patch_geometry(encoder: ImageEncoder) -> tuple[int, int, int]:
     if patch >= cell:
         raise UsageError(f"a cell of {cell} pixels holds no patch of {whole}: use a smaller --patch-size")
     return SIDE * cell, cell, patch
+
+
+@torch.no_grad()
+def stride(encoder: ImageEncoder) -> int:
+    """Pixels from one place of the encoder's last map to the next, found by trying."""
+    patch = getattr(encoder, "patch_size", None)
+    if patch:
+        return patch
+    training, like = encoder.training, next(encoder.parameters())
+    size = encoder.image_size
+    grid = encoder.eval()(like.new_zeros(1, encoder.in_chans, size, size)).grid
+    encoder.train(training)
+    return -(-size // grid[0])
