@@ -1,0 +1,179 @@
+"""The bench a claim's arms stand on: the same data, initial weights, batches and measures for each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pretask.data import EMBEDDED, Dataset, open_data
+from pretask.data.open import spread
+from pretask.encoders import build_encoder, load_encoder
+from pretask.errors import PretaskError
+from pretask.evaluation.features import data_hash
+from pretask.evaluation.protocols import evaluate, test_part
+from pretask.registry import build_task
+from pretask.studies.claim import Arm, Claim, Trained
+from pretask.studies.sources import ROOT
+
+Note = Callable[[str], None]
+FOLDER = "PRETASK_DATA"
+SUFFIXES = ("", ".zip", ".npz", ".parquet")
+
+
+def find_data(name: str) -> str | None:
+    """The path of a data set among those a person keeps: in $PRETASK_DATA, else in `shared/data` beside
+    the checkout.
+
+    A set is a file or folder of this name, or a folder with an archive of this name in it.
+    """
+    folder = Path(os.environ.get(FOLDER) or ROOT.parents[2] / "shared" / "data")
+    places = [folder / name / (name + suffix) for suffix in SUFFIXES[1:]]
+    places += [folder / (name + suffix) for suffix in SUFFIXES]
+    return next((str(place) for place in places if place.exists()), None)
+
+
+@lru_cache(maxsize=2)
+def opened(source: str, image_size: int | None) -> Dataset:
+    """Data in memory, once for all claims of a process."""
+    return open_data(source, image_size=image_size)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all arms of a claim share.
+
+    Args:
+        claim: what is run.
+        train: samples to pretrain on.
+        labelled: samples with labels for probes to learn from.
+        test: samples that are judged.
+        facts: what the data are, for the result.
+    """
+
+    claim: Claim
+    train: Dataset
+    labelled: Dataset
+    test: Dataset
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, claim: Claim, note: Note) -> Bench:
+        """Open the claim's data, or its embedded ones where these are missing."""
+        name, source = claim.data, claim.data if claim.data in EMBEDDED else find_data(claim.data)
+        if source is None:
+            name = source = claim.fallback
+            note(f"{claim.data} is not in ${FOLDER}: {name} stands in for it")
+        train, test = test_part(opened(source, claim.image_size), seed=0)
+        train, labelled, test = (
+            part.subset(spread(len(part), count))
+            for part, count in ((train, claim.train), (train, claim.labelled), (test, claim.test))
+        )
+        facts = {
+            "name": name, "train": len(train), "labelled": len(labelled), "test": len(test),
+            "classes": len(test.classes or ()), "image size": train.image_size,
+        }  # fmt: skip
+        if name != claim.data:
+            facts["instead of"] = claim.data
+        return cls(claim, train, labelled, test, facts)
+
+    @property
+    def hash(self) -> str:
+        """Names the data and the claim's sizes."""
+        sizes = {name: value for name, value in vars(self.claim).items() if isinstance(value, (int, str))}
+        named = [data_hash(replace(part, name="")) for part in (self.train, self.labelled, self.test)]
+        return hashlib.sha256(json.dumps([named, sizes, torch.__version__]).encode()).hexdigest()
+
+    def encoder(self, arm: Arm, seed: int) -> torch.nn.Module:
+        """The arm's encoder; all arms that name the same one get the same weights."""
+        name, size, chans = arm.encoder or self.claim.encoder, self.train.image_size, self.train.channels
+        if name == "pixels":
+            return load_encoder(name, image_size=size, in_chans=chans)
+        return build_encoder(
+            name, image_size=size, in_chans=chans, patch_size=self.claim.patch_size, seed=seed
+        )
+
+    def trained(self, arm: Arm, seed: int, folder: Path) -> Trained:
+        """Train an arm, from the folder's last checkpoint if there is one."""
+        encoder = self.encoder(arm, seed)
+        if arm.method is None:
+            return Trained(encoder)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if isinstance(arm.method, str):
+                task = build_task(arm.method, encoder, arm.options)
+            else:
+                task = arm.method(encoder)
+        steps = self.claim.steps if arm.steps is None else arm.steps
+        if steps:
+            from pretask.training.loop import fit
+            from pretask.training.plan import make_plan
+
+            batch = min(arm.batch_size or self.claim.batch_size, len(self.train))
+            plan = make_plan(task.recipe, len(self.train), batch_size=batch, max_steps=steps, lr=arm.lr)
+            fit(task, self.train, plan, folder, seed=seed, resume=True)
+        task.eval()
+        return Trained(encoder, task)
+
+    def measure(self, trained: Trained, seed: int) -> dict[str, Tensor]:
+        """Each metric as a value for every test item, or as a single number."""
+        names = [metric for metric in self.claim.metrics if isinstance(metric, str)]
+        found: dict[str, Tensor] = {}
+        for score in evaluate(trained.encoder, self.labelled, self.test, names, seed) if names else ():
+            plain = score.metric in ("accuracy", score.protocol)
+            found[score.protocol if plain else f"{score.protocol} {score.metric}"] = (
+                torch.tensor(score.value) if score.items is None else score.items
+            )
+        for metric in self.claim.metrics:
+            if not isinstance(metric, str):
+                with torch.no_grad():
+                    found |= {name: torch.as_tensor(value) for name, value in metric(trained, self).items()}
+        for name, value in found.items():
+            if not value.isfinite().all():
+                raise PretaskError(f"the metric '{name}' is not finite")
+        return {name: value.detach().double().cpu().contiguous() for name, value in found.items()}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One arm with one seed, measured.
+
+    Args:
+        metrics: by name a value for each test item, or a single number.
+        seconds: that training and measuring took.
+    """
+
+    metrics: Mapping[str, Tensor]
+    seconds: float
+
+    def value(self, metric: str) -> float:
+        return float(self.metrics[metric].mean())
+
+    def save(self, path: Path) -> None:
+        partial = path.with_suffix(".partial")
+        save_file(dict(self.metrics), partial, metadata={"seconds": repr(self.seconds)})
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Trial:
+        with safe_open(path, "pt") as file:
+            metrics = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return cls(metrics, float(file.metadata()["seconds"]))
+
+
+def run_trial(bench: Bench, arm: Arm, seed: int, folder: Path) -> Trial:
+    """Train and measure one arm with one seed."""
+    start = time.perf_counter()
+    metrics = bench.measure(bench.trained(arm, seed, folder), seed)
+    return Trial(metrics, time.perf_counter() - start)
