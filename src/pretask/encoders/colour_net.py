@@ -54,7 +54,7 @@ class ColourNet(nn.Module):
         self.blocks = nn.Sequential(*layers)
         self.num_features = before
         for layer in self.blocks:
-            if isinstance(layer, nn.Conv2d):
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
 

@@ -8,18 +8,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pretask.encoders.features import Features
+from pretask.encoders.image import ImageEncoder, PatchEncoder
 
 
-def grid_of(encoder: nn.Module) -> tuple[int, int]:
+def grid_of(encoder: ImageEncoder) -> tuple[int, int]:
     """Rows and columns of an image encoder's tokens at its own image size."""
-    if hasattr(encoder, "grid"):
+    if isinstance(encoder, PatchEncoder):
         return encoder.grid
     training = encoder.training
     image = torch.zeros(1, encoder.in_chans, encoder.image_size, encoder.image_size)
     with torch.no_grad():
-        grid = encoder.eval()(image.to(next(encoder.parameters()).device)).grid
+        rows, columns = encoder.eval()(image.to(next(encoder.parameters()).device)).grid
     encoder.train(training)
-    return grid
+    return rows, columns
 
 
 def feature_map(features: Features) -> Float[Tensor, "batch dim rows columns"]:
@@ -44,7 +45,7 @@ class DenseHead(nn.Module):
         width: channels inside.
     """
 
-    def __init__(self, encoder: nn.Module, classes: int, stride: int = 4, width: int = 256):
+    def __init__(self, encoder: ImageEncoder, classes: int, stride: int = 4, width: int = 256):
         super().__init__()
         cells = math.ceil(encoder.image_size / stride)
         doublings = max(0, round(math.log2(cells / max(grid_of(encoder)))))

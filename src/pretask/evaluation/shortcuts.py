@@ -50,10 +50,13 @@ class Shortcut(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """All items' statistics and answers, which picture each comes from and in which batch it was shown."""
+    """All items' statistics and answers, which picture each comes from and in which batch it was shown.
+
+    There are no answers where items are to be matched.
+    """
 
     statistics: dict[str, np.ndarray]
-    answer: np.ndarray | None
+    answer: np.ndarray
     source: np.ndarray
     batch: np.ndarray
 
@@ -76,7 +79,8 @@ def collect(task: PretextTask, dataset: Dataset, rows: torch.Tensor, seed: int) 
     if dataset.modality not in STATISTICS:
         raise UsageError(f"no trivial statistics are known for {dataset.modality} data")
     statistics: dict[str, list[torch.Tensor]] = {name: [] for name in STATISTICS[dataset.modality]}
-    answers, sources, batches = [], [], []
+    answers: list[torch.Tensor] = []
+    sources, batches = [], []
     for number, part in enumerate(rows.split(BATCH)):
         question = task.question(dataset.batch(part), Step.at(number, seed=seed))
         if question is None:
@@ -84,12 +88,13 @@ def collect(task: PretextTask, dataset: Dataset, rows: torch.Tensor, seed: int) 
         shown = question.shown.float()
         for name, statistic in STATISTICS[dataset.modality].items():
             statistics[name].append(statistic(shown).cpu())
-        answers.append(question.answer)
+        if question.answer is not None:
+            answers.append(question.answer.cpu())
         sources.append(question.source.cpu() + number * BATCH)
         batches.append(torch.full((len(shown),), number))
     return Sample(
         {name: torch.cat(parts).double().numpy() for name, parts in statistics.items()},
-        None if answers[0] is None else torch.cat(answers).cpu().numpy(),
+        torch.cat(answers).numpy() if answers else np.empty(0),
         torch.cat(sources).numpy(),
         torch.cat(batches).numpy(),
     )
@@ -169,7 +174,7 @@ def shortcuts(task: PretextTask, dataset: Dataset, seed: int = 0) -> list[Shortc
         raise UsageError(f"{len(order)} samples are too few to look for shortcuts: give at least 14")
     train = collect(task, dataset, order[held:], seed)
     test = collect(task, dataset, order[:held], seed + 1)
-    if train.answer is None:
+    if not train.answer.size:
         solve = match
     else:
         solve = estimate if np.issubdtype(train.answer.dtype, np.floating) else choose

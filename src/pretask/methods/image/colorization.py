@@ -9,10 +9,11 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretask.data.batch import require
 from pretask.encoders.dense import DenseHead
+from pretask.encoders.image import ImageEncoder
 from pretask.errors import DataError, UsageError
 from pretask.objectives.distributed import mean
 from pretask.pretexts import colour
@@ -43,6 +44,7 @@ class Colorization(PretextTask):
         decoder_width: channels of the decoder; None is half the encoder's, at most the paper's 256.
     """
 
+    encoder: ImageEncoder
     recipe = Recipe(
         "adam",
         lr=3e-5,
@@ -53,13 +55,14 @@ class Colorization(PretextTask):
         betas=(0.9, 0.99),
         warmup=0.0,
     )
+    colours: Float[Tensor, "colours 2"]
     prior: Float[Tensor, "colours"]
     rarity: Float[Tensor, "colours"]
     blind: Float[Tensor, ""]
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         crop_scale: tuple[float, float] = (0.473, 0.473),
         stride: int | None = None,
         neighbours: int = 10,
@@ -125,7 +128,7 @@ class Colorization(PretextTask):
             if seen >= COUNTED:
                 break
             seen += len(batch["image"])
-            here = {key: batch[key].to(device) for key in ("image", "size") if key in batch}
+            here: Batch = {key: batch[key].to(device) for key in ("image", "size") if key in batch}
             _, mixture, which, coloured = self.targets(self.crop(here, generator))
             count += torch.bincount(which[:, 0].flatten().cpu(), minlength=q)
             pair, share = which[:, :1] * q + which, mixture * coloured[:, None, None, None]
