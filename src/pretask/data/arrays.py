@@ -23,7 +23,7 @@ IMAGES = ("image", "images", "x", "X", "data", "arr_0")
 LABELS = ("label", "labels", "y", "Y", "target", "targets", "arr_1")
 CLASSES = ("class_names", "classes", "label_names")
 
-Part = tuple[np.ndarray, np.ndarray | None]
+Part = tuple[np.ndarray | Tensor, np.ndarray | Tensor | None]
 
 
 class Arrays:

@@ -40,7 +40,7 @@ class Samples(Protocol):
     def get(self, rows: Int[Tensor, "batch"]) -> tuple[dict[str, Tensor], dict[int, str]]: ...
 
 
-@dataclass
+@dataclass(repr=False)
 class Memory:
     """Samples held as tensors: a batch is one gather."""
 
@@ -58,7 +58,7 @@ class Memory:
         return {key: column.index_select(0, rows) for key, column in self.columns.items()}, {}
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Dataset:
     """Samples with a number each, in batches on the CPU.
 
@@ -101,6 +101,9 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {len(self.rows)} samples>"
 
     @property
     def in_memory(self) -> bool:

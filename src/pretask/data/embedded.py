@@ -61,8 +61,17 @@ def placed(
     turn = turn / edge.view(-1, 1, 1)  # from the canvas' coordinates to the digit's
     affine = torch.cat([turn, -turn @ shift.unsqueeze(2)], dim=2)
     smooth = F.interpolate(digits.unsqueeze(1), (24, 24), mode="bicubic").clamp(0, 1)
-    grid = F.affine_grid(affine, (count, 1, side, side), align_corners=False)
+    grid = F.affine_grid(affine, [count, 1, side, side], align_corners=False)
     return F.grid_sample(smooth, grid, mode="bilinear", align_corners=False)
+
+
+def divided(target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Rows for training and, a quarter of every class, for testing."""
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(target))
+    train, test = train_test_split(rows, test_size=0.25, random_state=seed, stratify=target)
+    return {"train": train, "test": test}
 
 
 def digits_on_textures(seed: int = 0) -> Source:
@@ -76,8 +85,7 @@ def digits_on_textures(seed: int = 0) -> Source:
     digits = load_digits()
     ink, target = torch.from_numpy(digits.images).float() / 16, digits.target
     textures = [(photographs(TEXTURES, side) * 255).round().byte() for side in TEXTURE_SIDES]
-    order = rng.permutation(len(ink))
-    sources = {"train": order[: len(ink) * 3 // 4], "test": order[len(ink) * 3 // 4 :]}
+    sources = divided(target, seed)
     parts = {}
     for part, count in (("train", TRAIN), ("test", TEST)):
         chosen = np.resize(rng.permutation(sources[part]), count)
@@ -110,9 +118,7 @@ def plain_digits(seed: int = 0) -> Source:
     digits = load_digits()
     ink = F.interpolate(torch.from_numpy(digits.images).float()[:, None] / 16, (16, 16), mode="bicubic")
     image = (ink.clamp(0, 1) * 255).round().byte().numpy()
-    order = np.random.default_rng(seed).permutation(len(image))
-    cut = len(image) * 3 // 4
-    rows = {"train": order[:cut], "test": order[cut:]}
+    rows = divided(digits.target, seed)
     return from_arrays("digits", {part: (image[row], digits.target[row]) for part, row in rows.items()})
 
 

@@ -116,7 +116,8 @@ READERS: dict[str, Callable[[Path, int | None], Source]] = {
 
 def sift(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
     """The pictures' names, sorted, and how many other files there are by extension."""
-    chosen, others = [], Counter()
+    chosen: list[str] = []
+    others: Counter[str] = Counter()
     for name in names:
         extension = os.path.splitext(name)[1].lower()
         if extension in EXTENSIONS:

@@ -113,7 +113,7 @@ def from_torchvision(text: str) -> Source:
 
     name, _, root = text.removeprefix("torchvision:").partition("@")
     make: Any = getattr(sets, name, None)
-    if not root or not inspect.isclass(make):
+    if not root or not callable(make):
         raise UsageError(f"'{text}' is not torchvision:NAME@ROOT with NAME one of torchvision.datasets")
     takes = inspect.signature(make).parameters
     extra = {"download": False} if "download" in takes else {}

@@ -82,11 +82,12 @@ def read_layout(names: Sequence[str]) -> Layout:
 
 
 def without_common(folders: list[list[str]]) -> list[list[str]]:
-    """Paths without the leading folders they all share."""
+    """Paths without the leading folders they all share, up to one that is called like a split."""
     inside = [folder for folder in folders if folder]
     if len(inside) < len(folders) or not folders:
         return folders
-    common = len(os.path.commonprefix([min(folders), max(folders)]))
+    shared = os.path.commonprefix([min(folders), max(folders)])
+    common = next((place for place, name in enumerate(shared) if name.lower() in SPLITS), len(shared))
     return [folder[common:] for folder in folders]
 
 

@@ -19,7 +19,13 @@ from pretask.task import Batch
 
 
 def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
-    """Whole batches in one pass over the data; one if the data are fewer than a batch."""
+    """Whole batches in one pass over the data; one if the data are fewer than a batch.
+
+    Raises:
+        UsageError: the data are streamed, and nobody knows how many there are.
+    """
+    if dataset.stream:
+        raise UsageError(f"{dataset.name} is streamed, nobody knows its length: say how many steps to train")
     return max(1, len(dataset) // batch_size)
 
 
@@ -46,7 +52,7 @@ class Order:
 
 
 def batches(
-    dataset: Dataset | Stream,
+    dataset: Dataset,
     batch_size: int,
     *,
     seed: int,

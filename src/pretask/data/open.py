@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -54,7 +54,7 @@ def open_data(
     cache: Cache = "auto",
     workers: int | None = None,
     limit: int | None = None,
-) -> Dataset | Stream:
+) -> Dataset:
     """Samples from a folder, list, archive, table, shards, arrays, torch data set or an embedded set.
 
     Args:
@@ -74,7 +74,7 @@ def open_data(
     """
     if modality not in (None, "image"):
         raise DataError(f"{source} would be read as pictures, and {modality} data are asked for")
-    if isinstance(source, (Dataset, Stream)):
+    if isinstance(source, Dataset):
         dataset = source if split is None else part_of(source, split)
         return dataset if limit is None else dataset.subset(spread(len(dataset), limit))
     wishes = Wishes(image_size, channels, max_broken, cache, workers)
@@ -83,19 +83,19 @@ def open_data(
     found = find_source(source, channels)
     rows = torch.arange(len(found.store.names))
     if split is not None:
-        if split not in found.part_names:
+        if found.parts is None or split not in found.part_names:
             raise no_split(found.name, split, found.part_names)
-        rows = (found.parts == found.part_names.index(split)).nonzero().flatten()
+        rows = rows[found.parts == found.part_names.index(split)]
     if limit is not None:
         rows = rows[spread(len(rows), limit)]
     dataset = decoded(found, rows, wishes)
     return dataset if split is None else part_of(dataset, split)
 
 
-def part_of(dataset: Dataset | Stream, split: str) -> Dataset:
+def part_of(dataset: Dataset, split: str) -> Dataset:
     part = dataset.split(split)
     if part is None:
-        raise no_split(dataset.name, split, getattr(dataset, "part_names", ()))
+        raise no_split(dataset.name, split, dataset.part_names)
     return part
 
 
@@ -108,31 +108,36 @@ def spread(count: int, limit: int) -> Int[Tensor, "some"]:
     return torch.linspace(0, count - 1, min(count, limit), dtype=torch.float64).long()
 
 
-def survey(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> tuple[list[Facts], dict[int, str]]:
-    """What some of the pictures are, and which of them are broken.
+def survey(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> list[Facts]:
+    """What some of the pictures are.
 
     Raises:
-        DataError: too many are, or there are none.
+        DataError: none of them can be read, or of a large set too few.
     """
     seen, broken = probe(found.store, rows[spread(len(rows), PROBED)].tolist())
-    check_broken(found.name, skips(found.store, broken), len(seen) + len(broken), wishes.max_broken)
-    if not seen:
-        raise DataError(f"{found.name}: no picture can be read: {list(broken.values())[:3]}")
-    return list(seen.values()), broken
+    if not seen or len(rows) > PROBED:  # a small set is judged when all of it is decoded
+        total = len(seen) + len(broken)
+        check_broken(found.name, skips(found.store, broken), total, wishes.max_broken if seen else 0)
+    return list(seen.values())
 
 
 def decoded(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> Dataset:
-    """The pictures of a source on one canvas, in memory if they fit."""
-    facts, broken = survey(found, rows, wishes)
+    """The pictures of a source on one canvas, in memory if they fit.
+
+    Raises:
+        DataError: too many are broken.
+    """
+    facts = survey(found, rows, wishes)
     side, canvas = choose_canvas(facts, len(rows), wishes.image_size, wishes.channels)
     needed = len(rows) * canvas.channels * canvas.side**2 * canvas.dtype.itemsize
-    if in_memory := wishes.cache == "memory" or (wishes.cache == "auto" and needed <= memory_budget()):
-        samples, broken = load(found.store, canvas, rows.tolist())
-    else:
-        samples = Lazy(found.store, canvas)
+    in_memory = wishes.cache == "memory" or (wishes.cache == "auto" and needed <= memory_budget())
+    tried = rows if in_memory else rows[spread(len(rows), PROBED)]
+    memory, broken = load(found.store, canvas, tried.tolist())
+    skipped = skips(found.store, broken)
+    check_broken(found.name, skipped, len(tried), wishes.max_broken)
     readable = torch.tensor([row not in broken for row in rows.tolist()])
     dataset = Dataset(
-        samples,
+        memory if in_memory else Lazy(found.store, canvas),
         found.name,
         canvas.channels,
         side,
@@ -141,26 +146,24 @@ def decoded(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> Dataset
         classes=found.classes,
         parts=pick(found.parts, rows) if in_memory else found.parts,
         part_names=found.part_names,
-        skipped=skips(found.store, broken),
+        skipped=skipped,
         max_broken=wishes.max_broken,
         workers=min(threads(), MOST_WORKERS) if wishes.workers is None else wishes.workers,
     )
-    check_broken(found.name, dataset.skipped, len(rows), wishes.max_broken)
-    sizes = samples.columns["size"][dataset.rows] if in_memory else torch.tensor([f.size for f in facts])
-    dataset.facts = what_is_there(found, facts, sizes, canvas)
+    dataset.facts = what_is_there(found, facts, memory.columns["size"], canvas)
     dataset.facts["memory"] = (
-        f"decoded once into memory ({needed / 1e6:.1f} MB)" if in_memory
-        else f"decoded when needed ({needed / 1e9:.2f} GB would not stay in memory); of {len(rows)} files "
-        f"{len(facts)} were looked at"
-    )  # fmt: skip
+        f"decoded once into memory ({needed / 1e6:.1f} MB)"
+        if in_memory
+        else f"decoded when needed ({needed / 1e6:.1f} MB would be too much to keep); so far {len(tried)} of "
+        f"{len(rows)} files were looked at"
+    )
     log.info("%s: %d samples, %s", found.name, len(dataset), dataset.facts["memory"])
-    if broken:
-        path, reason = dataset.skipped[0]
-        log.warning("%s: %d files are skipped, the first %s: %s", found.name, len(broken), path, reason)
+    if skipped:
+        log.warning("%s: %d files are skipped, the first %s: %s", found.name, len(skipped), *skipped[0])
     return dataset
 
 
-def open_stream(source: str, wishes: Wishes, limit: int | None) -> Dataset | Stream:
+def open_stream(source: str, wishes: Wishes, limit: int | None) -> Dataset:
     """Shards at an address; or only their first `limit` samples, in memory.
 
     Raises:
@@ -183,10 +186,11 @@ def open_stream(source: str, wishes: Wishes, limit: int | None) -> Dataset | Str
     rows = torch.arange(len(samples))
     if limit is not None:
         return decoded(found, rows, replace(wishes, cache="memory"))
-    facts, _ = survey(found, rows, wishes)
+    facts = survey(found, rows, wishes)
     side, canvas = choose_canvas(facts, MANY, wishes.image_size, wishes.channels)
     head = decoded(found, rows, replace(wishes, cache="memory", image_size=side))
-    return Stream(addresses, head, canvas, head.workers)
+    shared = {part.name: getattr(head, part.name) for part in fields(Dataset)}
+    return Stream(**shared, addresses=addresses, canvas=canvas)
 
 
 def skips(store: Store, broken: dict[int, str]) -> list[Skipped]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import logging
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
 import torch
 import torch.utils.data
+from jaxtyping import Int
+from torch import Tensor
 
 from pretask.data.dataset import Dataset, Skipped
 from pretask.data.decode import fill, threads, void
@@ -58,55 +60,40 @@ def read_shard(address: str) -> Iterator[Sample]:
                 yield Sample(f"{address}/{key}{picture}", kinds[picture], label)
 
 
-@dataclass
-class Stream:
-    """Samples in an endless stream. It has no length, no rows and no labels: to evaluate on, use `head` or
-    open another source.
+@dataclass(eq=False, repr=False)
+class Stream(Dataset):
+    """Samples in an endless stream. It has neither length nor labels; everything but `batches` is of the
+    first few samples, which lie in memory, for previews and statistics.
 
     Args:
         addresses: of the shards.
-        head: the first samples as a data set in memory, for previews and statistics.
         canvas: what pictures are made into.
-        workers: processes that read and decode.
     """
 
-    addresses: list[str]
-    head: Dataset
-    canvas: Canvas
-    workers: int
-    skipped: list[Skipped] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    canvas: Canvas = field(kw_only=True)
     stream = True
-    in_memory = False
     labels = None
-    classes = None
 
     @property
-    def name(self) -> str:
-        return self.head.name
-
-    @property
-    def modality(self) -> str:
-        return self.head.modality
-
-    @property
-    def channels(self) -> int:
-        return self.head.channels
-
-    @property
-    def image_size(self) -> int:
-        return self.head.image_size
+    def head(self) -> Dataset:
+        """The first samples as a data set."""
+        return Dataset(**{part.name: getattr(self, part.name) for part in fields(Dataset)})
 
     def __len__(self) -> int:
-        raise TypeError(f"{self.name} is streamed: nobody knows its length. Say how long to train in steps.")
+        raise TypeError(f"{self.name} is streamed, nobody knows its length: say in steps how long to train")
 
     def split(self, name: str) -> None:
         return None
+
+    def subset(self, indices: Int[Tensor, "some"] | Sequence[int]) -> Dataset:
+        return self.head.subset(indices)
 
     def channel_stats(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return self.head.channel_stats()
 
     def describe(self) -> dict[str, Any]:
-        seen = f"streamed from {len(self.addresses)} shards; this is of the first {len(self.head)} samples"
+        seen = f"streamed from {len(self.addresses)} shards; this is of the first {len(self.rows)} samples"
         return {**self.head.describe(), "memory": seen}
 
     def batches(
@@ -170,14 +157,14 @@ class Part(torch.utils.data.IterableDataset):
         for epoch in itertools.count():
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self.addresses))
             few = len(order) < slots
-            given = 0
+            place = given = 0  # samples read, and samples of this slot
             for shard in order if few else order[slot::slots]:
                 try:
-                    samples = enumerate(read_shard(self.addresses[shard]))
-                    for place, sample in samples:
+                    for sample in read_shard(self.addresses[shard]):
                         if not few or place % slots == slot:
                             given += 1
                             yield sample
+                        place += 1
                 except (OSError, tarfile.TarError, EOFError) as error:
                     broken[self.addresses[shard]] = f"read in part: {error}"
                     log.warning("%s cannot be read to its end: %s", self.addresses[shard], error)

@@ -1,0 +1,474 @@
+"""One `open_data` for whatever a person has."""
+
+import csv
+import io
+import json
+import pickle
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import break_some, photo
+from pretask.data import Dataset, open_data
+from pretask.data import decode as decode_module
+from pretask.data.open import default_side
+from pretask.errors import DataError, PretaskError, UsageError
+
+
+def jpeg(number: int, size=(40, 50)) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(photo(number, size)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def everything(dataset: Dataset) -> dict:
+    return dataset.batch(range(len(dataset)))
+
+
+def test_a_flat_folder_of_photographs(photo_folder):
+    root = photo_folder(10)
+    dataset = open_data(root, image_size=32)
+    batch = everything(dataset)
+    assert set(batch) == {"image", "size", "index"} and dataset.labels is None and dataset.classes is None
+    assert batch["image"].shape == (10, 3, 40, 40) and batch["image"].dtype == torch.uint8
+    sizes = [Image.open(path).size[::-1] for path in sorted(root.iterdir())]
+    assert batch["size"].tolist() == [list(size) for size in sizes]
+    assert batch["index"].tolist() == list(range(10))
+    reference = Image.open(root / "3.jpg").resize((40, 40), Image.Resampling.BICUBIC)
+    assert (
+        np.abs(batch["image"][3].int() - torch.from_numpy(np.array(reference)).permute(2, 0, 1))
+        .float()
+        .mean()
+        < 2
+    )
+
+
+def test_class_folders_and_splits(photo_folder):
+    dataset = open_data(photo_folder(3, ("cat", "dog"), ("train", "val", "test")))
+    assert len(dataset) == 18 and dataset.classes == ["cat", "dog"]
+    for name in ("train", "val", "test"):
+        part = dataset.split(name)
+        assert len(part) == 6 and part.labels.tolist() == [0] * 3 + [1] * 3
+        assert part.batch([5])["label"].item() == 1 and part.split("train") is None
+    assert dataset.split("other") is None
+    only = open_data(photo_folder(3, ("cat", "dog"), ("train", "test")), split="test")
+    assert len(only) == 6 and len(only.samples) == 6  # the others were not even decoded
+    with pytest.raises(UsageError, match="no split 'val'; it has train, test"):
+        open_data(photo_folder(3, ("cat", "dog"), ("train", "test")), split="val")
+
+
+def test_broken_files_are_skipped_counted_and_named(photo_folder):
+    root = photo_folder(20, broken=True)
+    dataset = open_data(root)
+    assert len(dataset) == 20 and {item.path for item in dataset.skipped} == {
+        "bomb.png", "empty.jpg", "text.jpg", "truncated.jpg",
+    }  # fmt: skip
+    said = dataset.describe()
+    assert said["broken"] == 4 and json.dumps(said)
+    assert "empty.jpg: empty file" in said["broken files"]
+    assert (everything(dataset)["image"].flatten(1).float().std(1) > 1).all()
+
+
+def test_too_many_broken_files_stop_with_an_explanation(photo_folder):
+    root = photo_folder(8, broken=True)
+    with pytest.raises(
+        DataError, match=r"4 of 12 files cannot be used .bomb.png: absurdly large.*max_broken"
+    ):
+        open_data(root)
+    assert len(open_data(root, max_broken=0.5)) == 8
+
+
+def test_an_empty_folder_says_what_was_looked_for(tmp_path):
+    (tmp_path / "notes.docx").write_text("x")
+    with pytest.raises(
+        DataError, match=r"holds no pictures \(found: 1 .docx; looked for: .*\.jpg.*class folders"
+    ):
+        open_data(tmp_path)
+    with pytest.raises(DataError, match="no files at all"):
+        open_data(tmp_path / "nothing" if (tmp_path / "nothing").mkdir() else tmp_path / "nothing")
+    with pytest.raises(DataError, match="there is no"):
+        open_data(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="type '.docx'"):
+        open_data(tmp_path / "notes.docx")
+
+
+def test_not_in_memory_gives_the_same_samples(photo_folder):
+    root = photo_folder(6, ("a", "b"), broken=True)
+    held, lazy = open_data(root, max_broken=0.5), open_data(root, max_broken=0.5, cache="never", workers=0)
+    assert held.in_memory and not lazy.in_memory and len(held) == len(lazy) == 12
+    one, other = everything(held), everything(lazy)
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert held.skipped == lazy.skipped
+
+
+def test_memory_is_used_only_as_far_as_it_goes(photo_folder, monkeypatch):
+    root = photo_folder(8)
+    monkeypatch.setattr("pretask.data.open.memory_budget", lambda: 1000)
+    dataset = open_data(root)
+    assert not dataset.in_memory and "would be too much to keep" in dataset.describe()["memory"]
+    assert open_data(root, cache="memory").in_memory
+    assert decode_module.memory_budget() > 1 << 20
+    alone = decode_module.memory_budget()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert decode_module.memory_budget() < alone / 4
+
+
+def test_a_file_that_breaks_during_a_run_gives_way_to_another(photo_folder):
+    root = photo_folder(10)
+    dataset = open_data(root, cache="never", workers=0)
+    before = everything(dataset)["image"]
+    (root / "4.jpg").write_bytes(b"")
+    batch = dataset.batch([3, 4, 5, 4])
+    stand_in = batch["index"][1].item()
+    assert batch["index"].tolist() == [3, stand_in, 5, stand_in] and stand_in != 4
+    assert torch.equal(batch["image"], before[batch["index"]])
+    assert [tuple(item) for item in dataset.skipped] == [("4.jpg", "empty file")]
+    assert torch.equal(dataset.batch([4])["index"], batch["index"][1:2])  # always the same, recorded once
+    assert len(dataset.skipped) == 1
+    for number in (0, 1, 2):
+        (root / f"{number}.jpg").unlink()
+    with pytest.raises(DataError, match="max_broken"):
+        everything(dataset)
+
+
+def test_a_split_is_not_repaired_with_another_split(photo_folder):
+    root = photo_folder(4, splits=("train", "test"))
+    dataset = open_data(root, cache="never", workers=0, max_broken=0.9)
+    test = dataset.split("test")
+    (root / "test" / "0.jpg").write_bytes(b"")
+    whole = everything(open_data(root, cache="never", max_broken=0.9))["image"]
+    replaced = test.batch([0])
+    assert torch.equal(
+        replaced["image"][0], whole[replaced["index"].item() - 1]
+    )  # test's 1.jpg is row 0 there
+    assert dataset.skipped == test.skipped != []
+
+
+def test_the_canvas_follows_the_documented_rule():
+    assert [default_side(short, 100) for short in (8, 28, 32, 33, 64, 65, 120, 500)] == [
+        16, 32, 32, 40, 64, 64, 112, 128,
+    ]  # fmt: skip
+    assert default_side(500, 10_000) == 224
+    cifar = open_data(np.zeros((4, 32, 32, 3), np.uint8))
+    assert cifar.image_size == 32 and cifar.batch([0])["image"].shape[-1] == 32
+    large = np.zeros((2, 300, 400, 3), np.uint8)
+    for asked, side in ((96, 124), (224, 288), (290, 300), (400, 400)):
+        dataset = open_data(large, image_size=asked)
+        assert dataset.image_size == asked and dataset.batch([0])["image"].shape[-1] == side
+        assert dataset.batch([0])["size"].tolist() == [[300, 400]]
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "both", "alpha"])
+def test_channels_are_what_the_pictures_have(tmp_path, kind):
+    for number in range(4):
+        image = Image.fromarray(photo(number, (32, 32)))
+        if kind == "grey" or (kind == "both" and number % 2):
+            image = image.convert("L")
+        if kind == "alpha":
+            image.putalpha(100)
+        image.save(tmp_path / f"{number}.png")
+    dataset = open_data(tmp_path)
+    assert dataset.channels == dataset.batch([0])["image"].shape[1] == (1 if kind == "grey" else 3)
+    assert open_data(tmp_path, channels=1).batch([0])["image"].shape[1] == 1
+    assert open_data(tmp_path, channels=3).batch([0])["image"].shape[1] == 3
+
+
+def test_pictures_of_many_bands_and_16_bits(tmp_path):
+    import tifffile
+
+    for number in range(4):
+        bands = np.random.default_rng(number).integers(0, 65536, (5, 40, 40), dtype=np.uint16)
+        tifffile.imwrite(tmp_path / f"{number}.tif", bands, photometric="minisblack")
+    Image.fromarray(photo(0, (40, 40))).save(tmp_path / "colour.png")
+    with pytest.raises(DataError, match="3 channels where 5 are wanted"):
+        open_data(tmp_path, max_broken=0.1)
+    dataset = open_data(tmp_path, max_broken=0.3)
+    image = everything(dataset)["image"]
+    assert dataset.channels == 5 and image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1
+    assert image.mean().item() == pytest.approx(0.5, abs=0.02) and len(dataset) == 4
+
+
+def test_npz_npy_arrays_and_tensors_agree(tmp_path):
+    image = np.stack([photo(number, (32, 32)) for number in range(6)])
+    label = np.array([3, 3, 7, 7, 7, 3])
+    np.savez(tmp_path / "a.npz", image=image, label=label)
+    np.savez(
+        tmp_path / "b.npz", x=image.transpose(0, 3, 1, 2), y=label[:, None], class_names=list("abcdefgh")
+    )
+    np.save(tmp_path / "c.npy", image)
+    expected = torch.from_numpy(image).permute(0, 3, 1, 2)
+    for source in (
+        tmp_path / "a.npz", tmp_path / "b.npz", tmp_path / "c.npy", image, expected, (image, label),
+        (expected, torch.from_numpy(label)), list(image), [Image.fromarray(one) for one in image],
+    ):  # fmt: skip
+        dataset = open_data(source)
+        assert torch.equal(everything(dataset)["image"], expected)
+        if dataset.labels is not None:
+            assert dataset.labels.tolist() == [0, 0, 1, 1, 1, 0]
+    assert open_data(tmp_path / "a.npz").classes == ["3", "7"]
+    assert open_data(tmp_path / "b.npz").classes == ["d", "h"]
+    lazy = open_data(tmp_path / "c.npy", cache="never")
+    assert torch.equal(everything(lazy)["image"], expected)
+
+
+def test_npz_with_splits_and_without_pictures(tmp_path):
+    image = np.zeros((6, 16, 16), np.uint8)
+    np.savez(tmp_path / "s.npz", train_images=image, train_labels=np.arange(6) % 2, test_images=image[:2])
+    dataset = open_data(tmp_path / "s.npz")
+    assert dataset.part_names == ("train", "test") and len(dataset.split("test")) == 2
+    assert dataset.split("train").labels is not None and dataset.labels is None
+    np.savez(tmp_path / "n.npz", weights=image)
+    with pytest.raises(DataError, match="holds weights; pictures are looked for as image"):
+        open_data(tmp_path / "n.npz")
+    np.savez(tmp_path / "p.npz", image=np.array([{}], dtype=object))
+    with pytest.raises(DataError, match="cannot be read"):
+        open_data(tmp_path / "p.npz")
+    with pytest.raises(DataError, match="channels may be second or last"):
+        open_data(np.zeros((2, 5, 9, 5), np.uint8))
+    assert open_data(np.zeros((2, 9, 9, 200), np.uint8), channels=200).channels == 200
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64", "bool", "int16"])
+def test_arrays_of_every_type_lie_in_the_unit_interval(dtype):
+    unit = np.random.default_rng(0).random((5, 20, 20))
+    top = {"uint8": 255, "uint16": 65535, "int16": 3000}.get(dtype, 1)
+    image = (
+        (unit * top).round().astype(dtype)
+        if top > 1
+        else (unit > 0.5 if dtype == "bool" else unit).astype(dtype)
+    )
+    dataset = open_data(image, image_size=20)
+    held = everything(dataset)["image"]
+    assert held.dtype == (torch.uint8 if dtype in ("uint8", "bool") else torch.float32)
+    scaled = held.float() / (255 if held.dtype == torch.uint8 else 1)
+    low, high = (image.min(), image.max()) if dtype == "int16" else (0, top)
+    np.testing.assert_allclose(scaled[:, 0].numpy(), (image.astype(float) - low) / (high - low), atol=1e-6)
+    lazy = open_data(image, image_size=20, cache="never", workers=0)
+    torch.testing.assert_close(everything(lazy)["image"], held)
+
+
+def test_rows_that_are_not_finite_are_skipped():
+    image = np.random.default_rng(0).random((10, 8, 8)).astype(np.float32)
+    image[3, 0, 0] = np.nan
+    dataset = open_data(image)
+    assert len(dataset) == 9 and dataset.skipped[0] == ("3", "holds values that are not finite")
+    assert everything(dataset)["image"].isfinite().all()
+
+
+def test_lists_of_paths(photo_folder, tmp_path):
+    root = photo_folder(4)
+    names = sorted(path.name for path in root.iterdir())
+
+    def write(name: str, text: str) -> Dataset:
+        (root / name).write_text(text)
+        return open_data(root / name, max_broken=0.3)
+
+    assert len(write("a.txt", "\n".join(names))) == 4
+    assert (
+        write("b.txt", "".join(f"{name} {i % 2}\n" for i, name in enumerate(names))).labels.tolist()
+        == [0, 1] * 2
+    )
+    assert write("c.txt", "".join(f"{name}\tk{i // 2}\n" for i, name in enumerate(names))).classes == [
+        "k0",
+        "k1",
+    ]
+    assert write("d.csv", "".join(f"{name},k{i // 2}\n" for i, name in enumerate(names))).classes == [
+        "k0",
+        "k1",
+    ]
+    rows = "label,split,file\n" + "".join(
+        f"k{i % 2},{'train' if i else 'test'},{n}\n" for i, n in enumerate(names)
+    )
+    dataset = write("e.csv", rows)
+    assert dataset.labels.tolist() == [0, 1, 0, 1] and len(dataset.split("train")) == 3
+    missing = write("f.txt", "\n".join([*names, "gone.jpg"]))
+    assert missing.skipped == [("gone.jpg", "no such file")]
+    with pytest.raises(DataError, match="neither a picture's path nor a header"):
+        write("g.csv", "a,b\n1,2\n")
+    with pytest.raises(DataError, match="is empty"):
+        write("h.txt", "\n")
+
+
+def test_zip_archives_are_read_without_unpacking(photo_folder, tmp_path):
+    root = photo_folder(3, ("a", "b"), ("train", "test"))
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(root.rglob("*.jpg")):
+            archive.write(file, f"set/{file.relative_to(root)}")
+        archive.writestr("__MACOSX/set/._0.jpg", "x")
+        archive.writestr("readme.txt", "x")
+    one, other = open_data(path), open_data(root)
+    assert torch.equal(everything(one)["image"], everything(other)["image"])
+    assert torch.equal(one.labels, other.labels) and one.part_names == other.part_names
+    assert one.describe()["other files"] == {".txt": 1}
+    lazy = pickle.loads(pickle.dumps(open_data(path, cache="never", workers=0)))
+    assert torch.equal(everything(lazy)["image"], everything(other)["image"])
+    (tmp_path / "bad.zip").write_bytes(b"PK nothing")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_data(tmp_path / "bad.zip")
+
+
+def tables(folder, count: int = 6):
+    pa = pytest.importorskip("pyarrow")
+    rows = [{"bytes": jpeg(number), "path": f"{number}.jpg"} for number in range(count)]
+    rows[2] = {"bytes": b"no picture", "path": "2.jpg"}
+    info = {"info": {"features": {"label": {"names": ["cat", "dog", "eel"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": rows, "label": [0, 1, 0, 1, 0, 1][:count]})
+    return table.replace_schema_metadata({"huggingface": json.dumps(info)})
+
+
+def test_parquet_and_arrow_as_hugging_face_lays_them_out(tmp_path):
+    table = tables(tmp_path)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = tmp_path / "data"
+    data.mkdir()
+    pq.write_table(table, data / "train-00000-of-00001.parquet", row_group_size=2)
+    pq.write_table(table.slice(3), data / "test-00000-of-00001.parquet")
+    dataset = open_data(tmp_path, max_broken=0.3)
+    assert dataset.classes == ["cat", "dog"] and dataset.part_names == ("train", "test")
+    assert len(dataset) == 8 and dataset.split("train").labels.tolist() == [0, 1, 1, 0, 1]
+    assert dataset.skipped[0].path == "train-00000-of-00001.parquet:2"
+    with (
+        pa.OSFile(str(tmp_path / "one.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as writer,
+    ):
+        writer.write_table(table, max_chunksize=4)
+    with pa.OSFile(str(tmp_path / "two.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    expected = everything(dataset.split("train"))["image"]
+    for name in ("one.arrow", "two.arrow", "data/train-00000-of-00001.parquet"):
+        held, lazy = (open_data(tmp_path / name, max_broken=0.3, cache=c) for c in ("memory", "never"))
+        assert torch.equal(everything(held)["image"], expected)
+        assert torch.equal(everything(pickle.loads(pickle.dumps(lazy)))["image"], expected)
+    pq.write_table(table.select(["label"]), tmp_path / "none.parquet")
+    with pytest.raises(DataError, match="has the columns label; pictures are looked for as image"):
+        open_data(tmp_path / "none.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_data(tmp_path / "bad.parquet")
+
+
+def test_data_sets_of_torch_and_hugging_face():
+    image = [Image.fromarray(photo(number, (32, 32))) for number in range(6)]
+    expected = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in image])
+
+    class Pairs(torch.utils.data.Dataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, row):
+            return image[row], row % 2
+
+    dataset = open_data(Pairs())
+    assert torch.equal(everything(dataset)["image"], expected) and dataset.labels.tolist() == [0, 1] * 3
+    tensors = torch.utils.data.TensorDataset(expected.float() / 255, torch.arange(6) % 3)
+    dataset = open_data(tensors)
+    torch.testing.assert_close(everything(dataset)["image"], expected.float() / 255)
+    assert dataset.labels.tolist() == [0, 1, 2] * 2
+    hf = pytest.importorskip("datasets")
+    features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=["x", "y"])})
+    table = hf.Dataset.from_dict({"image": image, "label": [0, 1] * 3}, features=features)
+    dataset = open_data(table)
+    assert torch.equal(everything(dataset)["image"], expected)
+    assert dataset.classes == ["x", "y"] and dataset.labels.tolist() == [0, 1] * 3
+
+
+def test_torchvision_sets_whose_files_are_there(tmp_path):
+    with pytest.raises(DataError, match="torchvision finds no CIFAR10 below"):
+        open_data(f"torchvision:CIFAR10@{tmp_path}")
+    with pytest.raises(UsageError, match="not torchvision:NAME@ROOT"):
+        open_data("torchvision:NoSuchSet@here")
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, count in (("train", 5), ("t10k", 3)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        header = np.array([2051, count, 28, 28], ">u4").tobytes()
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        labels = (np.arange(count) % 2).astype(np.uint8)
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            np.array([2049, count], ">u4").tobytes() + labels.tobytes()
+        )
+    dataset = open_data(f"torchvision:MNIST@{tmp_path}", image_size=28)
+    assert len(dataset.split("train")) == 5 and len(dataset.split("test")) == 3
+    assert dataset.labels.tolist() == [0, 1, 0, 1, 0, 0, 1, 0] and dataset.classes[0].startswith("0")
+    assert torch.equal(everything(dataset.split("test"))["image"][:, 0], torch.from_numpy(pixels))
+
+
+def test_subset_limit_and_passing_a_data_set_through(embedded):
+    part = embedded.subset([5, 3, 7])
+    assert torch.equal(part.batch([1])["image"], embedded.batch([3])["image"]) and len(part) == 3
+    assert (
+        part.labels.tolist() == embedded.labels[[5, 3, 7]].tolist() and part.batch([2])["index"].item() == 2
+    )
+    assert open_data(embedded) is embedded and len(open_data(embedded, limit=10)) == 10
+    assert len(open_data(embedded, split="test")) == len(embedded.split("test"))
+    with pytest.raises(DataError, match="audio data are asked for"):
+        open_data("digits", modality="audio")
+
+
+def test_channel_statistics_are_those_of_the_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3)).astype(np.uint8)
+    image[..., 2] = 7
+    mean, std = open_data(image).channel_stats()
+    flat = image.reshape(-1, 3) / 255
+    np.testing.assert_allclose(mean, flat.mean(0), atol=1e-6)
+    np.testing.assert_allclose(std[:2], flat.std(0)[:2], atol=1e-6)
+    assert std[2] == pytest.approx(1 / 255)  # never zero
+
+
+def test_a_hundred_thousand_names_are_listed_once_and_pickled_small(tmp_path):
+    from pretask.data.find import from_folder
+
+    for folder in range(10):
+        (tmp_path / f"{folder}").mkdir()
+    for number in range(20_000):
+        (tmp_path / f"{number % 10}" / f"{number:06d}.jpg").touch()
+    found = from_folder(tmp_path)
+    assert len(found.store.names) == 20_000 and len(found.classes) == 10
+    assert len(pickle.dumps(found.store)) < 20_000 * 24
+
+
+def test_real_data_sets_are_read_as_their_authors_split_them(real_data):
+    cifar = open_data(real_data("cifar10_subset") / "cifar10_subset.zip", split="test")
+    assert len(cifar) == 2000 and cifar.image_size == 32 and not cifar.skipped
+    assert torch.bincount(cifar.labels).tolist() == [200] * 10
+    clothing = open_data(real_data("clothing_small") / "images.zip")
+    assert [len(clothing.split(name)) for name in ("train", "val", "test")] == [1435, 341, 372]
+    assert len(clothing.classes) == 10
+    xray = open_data(real_data("chest_xray_covid") / "images.zip")
+    assert xray.channels == 1 and xray.labels is None and len(xray) == 243
+    fashion = open_data(real_data("fashion_mnist_900") / "fashion_mnist_900.npz")
+    assert torch.bincount(fashion.labels).tolist() == [90] * 10
+
+
+def test_a_list_beside_a_folder_gives_labels(real_data, tmp_path):
+    folder = real_data("real_vs_ai_images")
+    zipfile.ZipFile(folder / "images.zip").extractall(tmp_path)
+    with open(folder / "labels.csv") as file:
+        first = next(csv.DictReader(file))
+    (tmp_path / "labels.csv").write_bytes((folder / "labels.csv").read_bytes())
+    dataset = open_data(tmp_path / "labels.csv")
+    assert (
+        len(dataset) == 100
+        and sorted(dataset.classes) == ["ai", "real"]
+        and first["label"] in dataset.classes
+    )
+
+
+def test_nothing_warns_on_a_healthy_folder(photo_folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_data(photo_folder(4))
+
+
+def test_every_error_is_one_a_user_can_act_on(tmp_path):
+    break_some(tmp_path)
+    for source in (tmp_path, "no/such", {"a": 1}, 5, np.zeros((3, 3)), iter([1])):
+        with pytest.raises(PretaskError):
+            open_data(source)
