@@ -170,7 +170,7 @@ CASES: dict[str, tuple[Case, float]] = {
     "mean and gather": (statistics, 1e-10),
     "DINO": (task(lambda e: DINO(e, prototypes=32, num_local=2), VIT), 1e-4),
     "IBOT": (task(lambda e: IBOT(e, prototypes=32, num_local=2), VIT), 1e-4),
-    "PIRL": (task(lambda e: PIRL(e, "both", num_negatives=5), VIT), 1e-4),
+    "PIRL": (task(lambda e: PIRL(e, "both", loss="nce", num_negatives=5), VIT), 1e-4),
     "PIRL with batch norm": (task(PIRL, RESNET), 2e-3),
 }
 

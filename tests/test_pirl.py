@@ -163,8 +163,6 @@ def test_heads_are_linear_or_have_a_hidden_layer():
     assert [type(x).__name__ for x in deep.heads["jigsaw"].each] == ["Linear", "ReLU", "Linear", "ReLU"]
     assert [type(x).__name__ for x in deep.heads["image"]] == ["Linear", "ReLU", "Linear"]
     assert len(linear.heads["rotation"]) == 1 and linear.heads["jigsaw"].join.in_features == 9 * D
-    assert (linear.form, linear.temperature) == ("nce", 0.07)
-    assert (deep.form, deep.temperature) == ("cross_entropy", 0.1)
     x = torch.randn(2 * 9, 24)
     head = linear.heads["jigsaw"]
     naive = [head.join(torch.cat([head.each(x[b * 9 + k]) for k in range(9)])) for b in range(2)]
@@ -190,10 +188,10 @@ def test_gradients_reach_everything_that_learns(transform, colours):
 
 
 def test_memory_and_z_are_kept_in_a_checkpoint():
-    task = make()
+    task = make(loss="nce")
     task(batch(), Step.at())
     task.after_step(Step.at())
-    other = make()
+    other = make(loss="nce")
     other.load_state_dict(copy.deepcopy(task.state_dict()))
     assert other.partition.value > 0
     a, b = task(batch(), Step.at(1)), other(batch(), Step.at(1))
@@ -220,6 +218,22 @@ def test_the_number_of_negatives_fits_the_data(samples, expected):
     assert task.chance(8) == {}
     task.prepare([], samples)
     assert task.num_negatives == expected
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "expected"),
+    [
+        (1_000_000, {}, ("nce", 0.07)),
+        (1_000_000, {"head": "mlp"}, ("cross_entropy", 0.1)),
+        (10_000, {}, ("cross_entropy", 0.1)),
+        (10_000, {"loss": "nce"}, ("nce", 0.07)),
+        (10_000, {"loss": "nce", "temperature": 0.2}, ("nce", 0.2)),
+    ],
+)
+def test_the_form_fits_the_data(samples, options, expected):
+    task = PIRL(encoder(), projection_dim=1, **options)
+    task.prepare([], samples)
+    assert (task.form, task.temperature) == expected
 
 
 @pytest.mark.parametrize("form", ["nce", "cross_entropy", "probability"])

@@ -26,6 +26,7 @@ from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
 SIDE = 3  # cells a row and a column
+MANY = 100_000  # pictures from which on nce is the default
 ENHANCED = 0.66  # probability of the photometric changes
 COLOURS: dict[str, dict[str, Any]] = {
     "photometric": {"jitter": 1.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2},
@@ -44,10 +45,12 @@ class PIRL(PretextTask):
         encoder: any image encoder.
         transform: the nine patches shuffled (`jigsaw`), a turn by a right angle (`rotation`) or `both`.
         transform_weight: of the transformed pictures against the memory, lambda; the rest is the pictures'.
-        loss: `nce`, `cross_entropy` (InfoNCE) or the paper's `probability` form; none takes nce for linear
-            heads and cross_entropy for mlp.
+        loss: `nce`, `cross_entropy` (InfoNCE) or the paper's `probability` form; none takes nce, but
+            cross_entropy for mlp heads (as the official code) and for fewer than 100,000 pictures: the whole
+            memory is then overwritten before the embeddings have spread, and nce's sum over negatives
+            pushes all of them one way.
         head: `linear` or `mlp`.
-        temperature: divides the similarities; none takes 0.07 for linear heads and 0.1 for mlp.
+        temperature: divides the similarities; none takes 0.07, and 0.1 for cross_entropy or mlp heads.
         num_negatives: rows of the memory that each sample is compared with; 0 takes a fortieth of the
             data's, 4096 at least and 32000 at most (ImageNet's), and never more than there are others.
         projection_dim: width of a row.
@@ -75,8 +78,8 @@ class PIRL(PretextTask):
         colours: Literal["photometric", "blur"] = "photometric",
     ):
         super().__init__(encoder)
-        self.form = loss or ("nce" if head == "linear" else "cross_entropy")
-        self.temperature = temperature or (0.07 if head == "linear" else 0.1)
+        self.form, self.head = loss, head
+        self.temperature = temperature or 0.0  # what is left open here, `prepare` decides
         self.num_negatives, self.memory_momentum = num_negatives, memory_momentum
         self.projection_dim = projection_dim
         self.crop, self.cell, self.patch = patch_geometry(encoder)
@@ -103,6 +106,10 @@ class PIRL(PretextTask):
         device = next(self.parameters()).device
         self.bank = MemoryBank(num_samples, self.projection_dim, self.memory_momentum).to(device)
         self.partition = Partition(num_samples).to(device)
+        if self.form is None:
+            self.form = "nce" if self.head == "linear" and num_samples >= MANY else "cross_entropy"
+        if not self.temperature:
+            self.temperature = 0.1 if self.head == "mlp" or self.form == "cross_entropy" else 0.07
         if not self.num_negatives:
             self.num_negatives = min(max(4096, num_samples // 40), 32000, num_samples - 1)
 
