@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pretask.data.batch import to_float
 from pretask.encoders.features import Features
 from pretask.errors import PretaskError, UsageError
+from pretask.pretexts.views import crop
 from pretask.task import Batch
 
 if TYPE_CHECKING:
@@ -25,21 +26,6 @@ if TYPE_CHECKING:
 Pool = Literal["token", "avg", "token+avg"]
 Precision = Literal["32", "bf16"]
 SAMPLED = 64  # samples whose content stands for a data set's
-
-
-def resampling(
-    low: Float[Tensor, "batch"], high: Float[Tensor, "batch"], source: int, target: int
-) -> Float[Tensor, "batch target source"]:
-    """Matrices that resample [low, high] (shares of the side) of `source` pixels to `target` pixels.
-
-    A triangle filter, widened when the picture shrinks so that nothing aliases (what Pillow and
-    `interpolate(antialias=True)` do).
-    """
-    step = (high - low)[:, None, None] * source / target
-    centre = low[:, None, None] * source + (torch.arange(target, device=low.device)[:, None] + 0.5) * step
-    distance = torch.arange(source, device=low.device) + 0.5 - centre
-    weight = (1 - distance.abs() / step.clamp(min=1)).clamp(min=0)
-    return weight / weight.sum(-1, keepdim=True)
 
 
 def centre_view(
@@ -58,11 +44,9 @@ def centre_view(
     share = size.amin(1, keepdim=True) / size  # of the height, of the width
     if height == width == side and bool((share == 1).all()):
         return image
-    low, high = (1 - share) / 2, (1 + share) / 2
-    rows = resampling(low[:, 0], high[:, 0], height, side)
-    columns = resampling(low[:, 1], high[:, 1], width, side)
-    view = rows[:, None].to(image.dtype) @ image @ columns[:, None].to(image.dtype).mT
-    return view.clamp(0, 1)
+    low, high = ((1 - share) / 2).flip(1), ((1 + share) / 2).flip(1)  # (x, y)
+    straight = torch.zeros(len(share), dtype=torch.bool, device=image.device)
+    return crop(image, torch.cat([low, high], dim=1), straight, side, "bicubic")
 
 
 def encode(encoder: nn.Module, batch: Batch, modality: str) -> Features:
@@ -87,19 +71,27 @@ def pooled(features: Features, pool: Pool | None) -> Float[Tensor, "batch dim"]:
     return torch.cat([parts[part]() for part in pool.split("+")], dim=1)
 
 
-@contextlib.contextmanager
-def frozen(encoder: nn.Module, device: torch.device | str | None = None) -> Iterator[torch.device]:
-    """The encoder in evaluation mode without gradients on a device; afterwards everything as it was.
-
-    Yields the device: the given one, else the encoder's own unless that is the CPU and there is a GPU.
-    """
-    modes = {module: module.training for module in encoder.modules()}
+def pick_device(encoder: nn.Module, device: torch.device | str | None) -> tuple[torch.device, torch.device]:
+    """Where the encoder lives, and where it shall work: as told, else at home unless there is a GPU."""
     home = next((tensor.device for tensor in encoder.state_dict().values()), torch.device("cpu"))
     if device is None:
         device = "cuda" if home.type == "cpu" and torch.cuda.is_available() else home
+    return home, torch.device(device)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+@contextlib.contextmanager
+def frozen(encoder: nn.Module, device: torch.device | str | None = None) -> Iterator[torch.device]:
+    """The encoder in evaluation mode, without gradients, on a device; afterwards everything as it was."""
+    modes = {module: module.training for module in encoder.modules()}
+    home, place = pick_device(encoder, device)
+    encoder.to(place).eval()
     try:
         with torch.no_grad():
-            yield torch.device(device) if encoder.to(device).eval() else home
+            yield place
     finally:
         encoder.to(home)
         for module, training in modes.items():
@@ -117,10 +109,7 @@ def compute(
     found = []
     with frozen(encoder, device) as place, torch.autocast(place.type, torch.bfloat16, precision == "bf16"):
         for rows in torch.arange(len(dataset)).split(batch_size):
-            batch = {
-                key: value.to(place, non_blocking=True) if isinstance(value, Tensor) else value
-                for key, value in dataset.batch(rows).items()
-            }
+            batch = to_device(dataset.batch(rows), place)
             found.append(pooled(encode(encoder, batch, dataset.modality), pool).float().cpu())
     features = torch.cat(found)
     if not features.isfinite().all():

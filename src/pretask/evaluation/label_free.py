@@ -6,14 +6,21 @@ They rank encoders of one width on one data set; across widths or numbers of sam
 from __future__ import annotations
 
 from math import exp, isnan
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from pretask.errors import UsageError
+from pretask.evaluation.features import frozen, to_device
 from pretask.evaluation.score import Labelled, Score
+from pretask.pretexts.views import apply_view, draw_view, simclr_views
+
+if TYPE_CHECKING:
+    from pretask.data import Dataset
 
 LIMIT = 25_600  # samples: RankMe's number
 PAIRS = 4096  # samples whose pairs are all looked at
@@ -104,6 +111,66 @@ def lidar(views: Float[Tensor, "images views dim"], delta: float = 1e-4, eps: fl
     eigenvalues = torch.linalg.eigvalsh(whitening @ between @ whitening).clamp(min=0) + eps
     p = eigenvalues / eigenvalues.sum()
     return exp(-float((p * p.log()).sum()))
+
+
+def view_features(
+    encoder: nn.Module,
+    dataset: Dataset,
+    images: int,
+    views: int,
+    seed: int,
+    device: torch.device | str | None,
+) -> Float[Tensor, "images views dim"]:
+    """Features of several random views (SimCLR's) of the same random pictures.
+
+    Raises:
+        UsageError: the data are not pictures.
+    """
+    if dataset.modality != "image":
+        raise UsageError(f"views are drawn of pictures, not of {dataset.modality} data")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(dataset), generator=generator)[:images]
+    spec, found = simclr_views(encoder.image_size), []
+    with frozen(encoder, device) as place:
+        for rows in chosen.split(256):
+            batch = to_device(dataset.batch(rows), place)
+            drawn = [draw_view(spec, len(rows), generator, batch["size"].cpu()) for _ in range(views)]
+            seen = [encoder(apply_view(spec, batch["image"], view)).pooled.float().cpu() for view in drawn]
+            found.append(torch.stack(seen, dim=1))
+    return torch.cat(found)
+
+
+def lidar_score(
+    encoder: nn.Module,
+    train_set: Dataset,
+    test_set: Dataset,
+    *,
+    images: int = 1000,
+    views: int = 10,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> list[Score]:
+    """LiDAR from `views` random views of `images` training pictures."""
+    x = view_features(encoder, train_set, images, views, seed, device)
+    if len(x) < 2:
+        return []
+    detail = {"views": views, "most": min(x.shape[0] - 1, x.shape[2])}
+    return [Score("lidar", "rank", lidar(x), n=len(x), detail=detail)]
+
+
+def alignment_score(
+    encoder: nn.Module,
+    train_set: Dataset,
+    test_set: Dataset,
+    *,
+    images: int = 1000,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> list[Score]:
+    """How close two random views of a training picture lie, and two different pictures for comparison."""
+    x = view_features(encoder, train_set, images, 2, seed, device)
+    detail = {"different": alignment(x[:, 0], x[:, 1].roll(1, 0))}
+    return [Score("alignment", "alignment", alignment(x[:, 0], x[:, 1]), n=len(x), detail=detail)]
 
 
 def rankme_score(train: Labelled, test: Labelled, *, limit: int = LIMIT, seed: int = 0) -> list[Score]:

@@ -174,6 +174,7 @@ def fit_logistic(
     penalties: tuple[float, ...] = (1e-3,),
     *,
     classes: int | None = None,
+    scale: Scale | None = None,
     max_iter: int = 200,
     tol: float = 1e-5,
     memory: int = MEMORY,
@@ -188,12 +189,13 @@ def fit_logistic(
         y: labels 0 .. classes-1.
         penalties: strengths of the L2 penalty.
         classes: number of classes; default the largest label + 1.
+        scale: standardisation; default that of `x`.
         max_iter: iterations at most.
         tol: a fit is done when what is left to gain is below this share of its loss.
         memory: bytes of logits held at once.
     """
     classes = classes or int(y.max()) + 1
-    scale = Scale.of(x)
+    scale = scale or Scale.of(x)
     standard = scale(x)
     axes = Axes.of(standard)
     coordinates = axes(standard)

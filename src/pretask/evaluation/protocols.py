@@ -13,8 +13,17 @@ from torch import nn
 
 from pretask.errors import UsageError
 from pretask.evaluation.features import Pool, Precision, extract
+from pretask.evaluation.fewshot import fewshot
+from pretask.evaluation.finetune import finetune
 from pretask.evaluation.knn import knn, retrieval
-from pretask.evaluation.label_free import alpha_req_score, collapse_score, rankme_score, uniformity_score
+from pretask.evaluation.label_free import (
+    alignment_score,
+    alpha_req_score,
+    collapse_score,
+    lidar_score,
+    rankme_score,
+    uniformity_score,
+)
 from pretask.evaluation.linear import linear
 from pretask.evaluation.score import Labelled, Score
 from pretask.evaluation.splits import holdout
@@ -48,14 +57,18 @@ class Protocol(NamedTuple):
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(knn, "features", True, "the nearest training samples vote; nothing is trained"),
     "linear": Protocol(linear, "features", True, "a linear classifier is trained on the frozen features"),
+    "fewshot": Protocol(
+        fewshot, "features", True, "a classifier is fitted to 1, 5 and 10 samples of each class"
+    ),
+    "finetune": Protocol(finetune, "encoder", True, "the whole encoder is trained further on labels"),
     "retrieval": Protocol(retrieval, "features", True, "are the nearest training samples of the same class?"),
     "rankme": Protocol(rankme_score, "features", False, "how many directions the features use"),
+    "lidar": Protocol(lidar_score, "encoder", False, "how many directions tell pictures apart despite views"),
     "alpha_req": Protocol(
-        alpha_req_score, "features", False, "how fast the features' spectrum decays; 1 is good"
+        alpha_req_score, "features", False, "how fast the spectrum decays; about 1 is good"
     ),
-    "uniformity": Protocol(
-        uniformity_score, "features", False, "how evenly features fill the sphere; low is even"
-    ),
+    "uniformity": Protocol(uniformity_score, "features", False, "how evenly features spread; low is even"),
+    "alignment": Protocol(alignment_score, "encoder", False, "how close two views of a picture lie"),
     "collapse": Protocol(collapse_score, "features", False, "spread of the features; 0 is complete collapse"),
 }
 

@@ -1,0 +1,146 @@
+"""Fine-tuning: the whole encoder is trained further on labels."""
+
+from __future__ import annotations
+
+import copy
+from math import cos, pi
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretask.errors import UsageError
+from pretask.evaluation.features import Pool, extract, pick_device, pooled, to_device
+from pretask.evaluation.score import Score, accuracy_score
+from pretask.pretexts.views import ViewSpec, apply_view, draw_view
+from pretask.task import Batch, Step
+
+if TYPE_CHECKING:
+    from pretask.data import Dataset
+
+WARMUP = 0.1
+
+
+def groups(
+    encoder: nn.Module, head: nn.Module, lr: float, weight_decay: float, layer_decay: float
+) -> list[dict]:
+    """Parameters with their rates: each layer's is `layer_decay` times that of the layer above it (BEiT).
+
+    Biases and one-dimensional parameters are not decayed.
+    """
+    from timm.optim import param_groups_layer_decay
+
+    inner = getattr(encoder, "model", encoder)
+    made = []
+    if hasattr(inner, "group_matcher"):
+        for group in param_groups_layer_decay(inner, weight_decay, layer_decay=layer_decay):
+            scale = group.pop("lr_scale")
+            made.append({**group, "lr": lr * scale * layer_decay})  # the head is the layer above the last
+    else:
+        for decay, flat in ((weight_decay, False), (0.0, True)):
+            chosen = [p for p in inner.parameters() if p.requires_grad and (p.ndim <= 1) == flat]
+            made += [{"params": chosen, "weight_decay": decay, "lr": lr}] if chosen else []
+    return [
+        *made,
+        {"params": [head.weight], "weight_decay": weight_decay, "lr": lr},
+        {"params": [head.bias], "weight_decay": 0.0, "lr": lr},
+    ]
+
+
+def rate(step: int, total: int) -> float:
+    """Share of the peak rate: linear warm-up, then a cosine to 0."""
+    warm = max(1, round(WARMUP * total))
+    return (step + 1) / warm if step < warm else 0.5 * (1 + cos(pi * (step - warm) / max(1, total - warm)))
+
+
+def labelled(dataset: Dataset) -> Dataset:
+    """Without the samples whose label is unknown (negative)."""
+    known = (dataset.labels >= 0).nonzero().flatten()
+    return dataset if len(known) == len(dataset) else dataset.subset(known)
+
+
+def augment(batch: Batch, modality: str, spec: ViewSpec, generator: torch.Generator) -> Tensor:
+    if modality != "image":
+        return batch[modality]
+    image = batch["image"]
+    return apply_view(spec, image, draw_view(spec, len(image), generator, batch.get("size")))
+
+
+def finetune(
+    encoder: nn.Module,
+    train_set: Dataset,
+    test_set: Dataset,
+    *,
+    epochs: int = 20,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    layer_decay: float = 0.75,
+    label_smoothing: float = 0.1,
+    crop_scale: tuple[float, float] = (0.5, 1.0),
+    flip: float = 0.0,
+    pool: Pool | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> list[Score]:
+    """Train a copy of the encoder and a linear head on labels, then judge it once.
+
+    AdamW with layer-wise decay of the rate, warm-up and cosine, label smoothing and a random crop (a
+    small form of MAE's and BEiT's recipe). Mirroring is off: it hurts where left and right matter.
+
+    Args:
+        encoder: where to start; it is not changed.
+        train_set: pictures and labels to learn from.
+        test_set: what is judged.
+        epochs: passes over the training set.
+        batch_size: samples a step.
+        lr: peak rate of the head.
+        weight_decay: AdamW's.
+        layer_decay: a layer's rate is this times that of the layer above.
+        label_smoothing: of the cross-entropy.
+        crop_scale: area of the random crop.
+        flip: probability of mirroring.
+        pool: `token`, `avg` or `token+avg`; None takes what the encoder gives.
+        seed: of batches, crops and dropout.
+        device: where to train.
+
+    Raises:
+        UsageError: the data have no labels.
+    """
+    from pretask.data.loader import batches, steps_per_epoch
+
+    if train_set.labels is None or test_set.labels is None:
+        raise UsageError("fine-tuning needs labels")
+    train_set, test_set = labelled(train_set), labelled(test_set)
+    width = extract(encoder, train_set.subset(torch.arange(1)), pool=pool)[0].shape[1]
+    place = pick_device(encoder, device)[1]
+    encoder = copy.deepcopy(encoder).to(place)
+    head = nn.Linear(width, int(train_set.labels.max()) + 1, device=place)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.AdamW(groups(encoder, head, lr, weight_decay, layer_decay))
+    batch_size = min(batch_size, len(train_set))
+    total = epochs * steps_per_epoch(train_set, batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total))
+    spec = ViewSpec(getattr(encoder, "image_size", 1), scale=crop_scale, flip=flip)
+    encoder.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of dropout
+        for index, batch in enumerate(batches(train_set, batch_size, seed=seed, stop=total)):
+            batch = to_device(batch, place)
+            generator = Step.at(index, total, seed=seed, device=place).generator
+            features = encoder(augment(batch, train_set.modality, spec, generator))
+            loss = F.cross_entropy(
+                head(pooled(features, pool)), batch["label"], label_smoothing=label_smoothing
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_([*encoder.parameters(), *head.parameters()], 1.0)
+            optimizer.step()
+            schedule.step()
+    x, truth = extract(encoder, test_set, pool=pool, device=place)
+    with torch.no_grad():
+        answers = head.cpu()(x).argmax(1)
+    detail = {"epochs": epochs, "steps": total, "batch_size": batch_size, "lr": lr, "pool": pool}
+    return [accuracy_score("finetune", "accuracy", answers, truth, seed, **detail)]

@@ -1,0 +1,98 @@
+"""The pages: complete, self-contained, safe against hostile names, and honest about what is missing."""
+
+import csv
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pretask.errors import PretaskError
+from pretask.reports.html import write_compare_report, write_run_report
+from pretask.reports.map import write_features
+from pretask.reports.sheet import render
+from pretask.task import Panel, Sheet
+
+HOSTILE = "<script>alert('x')</script>\"&.jpg"
+VOID = {"meta", "link", "img", "input", "br", "hr", "line", "path", "circle", "rect"}
+
+
+def pictures(number: int = 60, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Real digits at random places on a faint gradient, in colour."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    random = np.random.default_rng(0)
+    canvas = np.tile(np.linspace(0.1, 0.5, side, dtype=np.float32), (number, 3, side, 1))
+    for i in range(number):
+        big = np.kron(digits.images[i] / 16, np.ones((2, 2)))
+        top, left = random.integers(0, side - 16, 2)
+        place = canvas[i, :, top : top + 16, left : left + 16]
+        place += (big * random.uniform(0.4, 1, (3, 1, 1)) - place * (big > 0)).astype(np.float32)
+    return torch.from_numpy(canvas).clamp(0, 1), torch.from_numpy(digits.target[:number])
+
+
+def score(arm: str, protocol: str, value: float, half: float | None = 0.03, metric: str = "accuracy") -> dict:
+    low, high = (None, None) if half is None else (value - half, value + half)
+    return {"arm": arm, "protocol": protocol, "metric": metric, "value": value, "low": low, "high": high,
+            "n": 360, "detail": {"chance": 0.11} if metric == "accuracy" else {}}  # fmt: skip
+
+
+SCORES = [
+    score("encoder", "linear", 0.71), score("random:vit_tiny_patch16_224", "linear", 0.31), score("pixels", "linear", 0.44),
+    score("encoder", "knn", 0.62), score("random:vit_tiny_patch16_224", "knn", 0.24), score("pixels", "knn", 0.35),
+    score("encoder", "rankme", 48.2, None, "rank"), score("random:vit_tiny_patch16_224", "rankme", 11.0, None, "rank"),
+    score("encoder", "uniformity", -2.31, None, "uniformity"),
+]  # fmt: skip
+
+
+def write_metrics(folder, steps: int = 200, end: float = 0.4, speed: float = 40, seed: int = 0) -> None:
+    random = np.random.default_rng(seed)
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        columns = ["step", "epoch", "lr", "weight_decay", "loss/rotation", "loss/total", "metric/accuracy",
+                   "watch/feature_std", "watch/rankme", "seconds/data", "seconds/compute", "samples_per_second"]  # fmt: skip
+        rows = csv.DictWriter(file, columns)
+        rows.writeheader()
+        for step in range(0, steps * 10, 10):
+            loss = end + (1.386 - end) * np.exp(-step / (speed * 10)) + random.normal(0, 0.04)
+            row = dict.fromkeys(columns, "")
+            row |= {"step": step, "epoch": step / 100, "lr": 1e-3 * np.sin(np.pi * (step + 1) / steps / 10),
+                    "weight_decay": 0.05, "loss/rotation": loss, "loss/total": loss,
+                    "metric/accuracy": 1 - loss / 1.9 + random.normal(0, 0.02), "seconds/data": 0.01 * random.random(),
+                    "seconds/compute": 0.05, "samples_per_second": 2000 + 100 * random.random()}  # fmt: skip
+            if step % 100 == 0:
+                row |= {"watch/feature_std": 0.06 + 0.0001 * step, "watch/rankme": 8 + step / 60}
+            rows.writerow(row)
+
+
+def make_run(folder, slug: str = "rotation", number: int = 60, scores=SCORES, seed: int = 0, **metrics):
+    """A run folder as a training leaves it behind, small."""
+    (folder / "preview").mkdir(parents=True)
+    config = {
+        "task": slug, "options": {"crop_scale": [0.25, 1.0], "jitter": 0.4},
+        "encoder": {"name": "resnet18", "in_chans": 3, "image_size": 32, "patch_size": None, "pool": None},
+        "data": {"source": "digits-on-textures", "samples": 1437, "classes": ["a", "b"]}, "chance": {"rotation": 1.3863},
+        "plan": {"optimizer": "sgd", "lr": 0.05, "epochs": 20, "batch_size": 64}, "seed": seed, "pretask": "0.1.0",
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    write_metrics(folder, seed=seed, **metrics)
+    (folder / "evaluation.json").write_text(json.dumps(scores))
+    environment = {"python": "3.11.9", "machine": {"cpu": 2}, "packages": {"torch": "2.9.0"}}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (folder / "skipped.csv").write_text(f'path,reason\n"{HOSTILE.replace(chr(34), chr(34) * 2)}",truncated file\n')
+    (folder / "encoder.safetensors").write_bytes(b"")
+    images, labels = pictures(number)
+    rows = [
+        [Panel("what it sees", picture.rot90(k % 4, (1, 2))), Panel("turned by 90°", picture, "truth"),
+         Panel("answer", picture.rot90(int(k > 2), (1, 2)), "answer")]
+        for k, picture in enumerate(images[:6])
+    ]  # fmt: skip
+    for step in (0, 500, 2000):
+        sheet = Sheet("Rotation prediction", "By which right angle was the picture turned?", rows)
+        render(sheet, answers=step > 0).save(folder / "preview" / f"step-{step:06d}.png")
+    x = torch.randn(number, 16, generator=torch.Generator().manual_seed(seed)) * 0.5
+    x[:, :10] += 2 * torch.nn.functional.one_hot(labels, 10)
+    write_features(folder, x, labels, images, [f"digit {k}" for k in range(10)])
+    return folder
