@@ -15,7 +15,7 @@ from PIL import Image
 from conftest import break_some, photo
 from pretask.data import Dataset, open_data
 from pretask.data import decode as decode_module
-from pretask.data.open import default_side
+from pretask.data.images import default_side
 from pretask.errors import DataError, PretaskError, UsageError
 
 
@@ -107,7 +107,7 @@ def test_not_in_memory_gives_the_same_samples(photo_folder):
 
 def test_memory_is_used_only_as_far_as_it_goes(photo_folder, monkeypatch):
     root = photo_folder(8)
-    monkeypatch.setattr("pretask.data.open.memory_budget", lambda: 1000)
+    monkeypatch.setattr("pretask.data.images.memory_budget", lambda: 1000)
     dataset = open_data(root)
     assert not dataset.in_memory and "would be too much to keep" in dataset.describe()["memory"]
     assert open_data(root, cache="memory").in_memory

@@ -109,8 +109,8 @@ def test_small_pictures_keep_their_resolution():
 
 def test_specs_survive_the_record():
     spec = EncoderSpec("resnet18:channels=[16, 32, 64, 128],stem_width=32", 5, 48)
-    again = EncoderSpec(**spec.to_dict())
-    assert again.to_dict() == spec.to_dict() and again.kwargs["channels"] == [16, 32, 64, 128]
+    again = EncoderSpec(spec.full_name, **spec.inputs)
+    assert (again.full_name, again.inputs) == (spec.full_name, spec.inputs) and again.kwargs["channels"] == [16, 32, 64, 128]
     with pytest.raises(UsageError, match="key=value"):
         EncoderSpec("resnet18:channels=[16")
 

@@ -25,7 +25,7 @@ import yaml
 from pretask.errors import PretaskError, UsageError
 
 if TYPE_CHECKING:
-    from pretask.encoders.image import ImageEncoder
+    from pretask.encoders import Encoder
     from pretask.task import PretextTask
 
 CONFIG, SCORES = "config.yaml", "evaluation.json"
@@ -108,7 +108,7 @@ class Run:
         merged = {key(score): score for score in [*self.scores, *scores]}
         write_text(self.folder / SCORES, json.dumps(list(merged.values()), indent=1))
 
-    def load_encoder(self) -> ImageEncoder:
+    def load_encoder(self) -> Encoder:
         """The encoder this run trained.
 
         Raises:
@@ -129,6 +129,6 @@ class Run:
         from pretask.training.checkpoint import load_task_state
 
         config = self.config
-        task = build_task(config["task"], restore(config), config["options"])
+        task = build_task(config["task"], restore(config["encoder"]), config["options"])
         load_task_state(task, self.folder)
         return task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pretask.data.batch import to_float
 from pretask.data.layout import UNLABELLED
-from pretask.errors import DataError
+from pretask.errors import DataError, UsageError
 from pretask.task import Batch
 
 MEASURED = 2000  # samples that stand for a data set's mean and standard deviation
@@ -65,9 +65,11 @@ class Dataset:
     Args:
         samples: where they come from.
         name: what a person calls the set.
-        channels: of its pictures.
-        image_size: side an encoder should take, in pixels.
+        channels: of its pictures; 0 for other data.
+        image_size: side an encoder should take, in pixels; 0 for other data.
         modality: as in the catalogue.
+        inputs: what an encoder of these data must be told to be built, as keyword arguments; of pictures
+            channels and side.
         rows: which of `samples` belong to this set; default all.
         targets: a class for each of `samples`, or -1.
         classes: their names.
@@ -81,9 +83,10 @@ class Dataset:
 
     samples: Samples
     name: str
-    channels: int
-    image_size: int
+    channels: int = 0
+    image_size: int = 0
     modality: str = "image"
+    inputs: dict[str, Any] = field(default_factory=dict)
     rows: Tensor = None  # type: ignore[assignment]  # set below
     targets: Tensor | None = None
     classes: list[str] | None = None
@@ -98,6 +101,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.rows is None:
             self.rows = torch.arange(len(self.samples))
+        if self.modality == "image":
+            self.inputs = {"in_chans": self.channels, "image_size": self.image_size}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -197,7 +202,9 @@ class Dataset:
         """What is there, in plain types."""
         labels = self.labels
         facts: dict[str, Any] = {"name": self.name, "modality": self.modality, "count": len(self)}
-        facts |= {"channels": self.channels, "image size": self.image_size, **self.facts}
+        if self.modality == "image":
+            facts |= {"channels": self.channels, "image size": self.image_size}
+        facts |= self.facts
         if labels is not None and self.classes is not None:
             counts = torch.bincount(labels, minlength=len(self.classes)).tolist()
             facts["classes"] = len(self.classes)
@@ -212,6 +219,27 @@ class Dataset:
             facts["why broken"] = dict(Counter(item.reason for item in self.skipped).most_common(10))
             facts["broken files"] = [f"{path}: {reason}" for path, reason in self.skipped[:20]]
         return facts
+
+
+def part_of(dataset: Dataset, split: str) -> Dataset:
+    """A split of a data set.
+
+    Raises:
+        UsageError: it has none of this name.
+    """
+    part = dataset.split(split)
+    if part is None:
+        raise no_split(dataset.name, split, dataset.part_names)
+    return part
+
+
+def no_split(name: str, split: str, there: Iterable[str]) -> UsageError:
+    return UsageError(f"{name} has no split '{split}'; it has {', '.join(there) or 'none'}")
+
+
+def spread(count: int, limit: int) -> Int[Tensor, "some"]:
+    """At most `limit` of `count` numbers, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, limit), dtype=torch.float64).long()
 
 
 def check_broken(name: str, skipped: Sequence[Skipped], total: int, max_broken: float) -> None:

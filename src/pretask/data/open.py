@@ -1,250 +1,76 @@
-"""`open_data`: whatever a person has, as one kind of data set."""
+"""`open_data`: whatever a person has, read as the kind of data it is."""
 
 from __future__ import annotations
 
-import itertools
-import logging
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+import inspect
+import os
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
-from pretask.data.dataset import Dataset, Skipped, check_broken
-from pretask.data.decode import PROBED, Lazy, load, memory_budget, probe, threads
-from pretask.data.find import find_source
-from pretask.data.layout import encode_labels
-from pretask.data.pictures import Canvas, Facts, value_range
-from pretask.data.shards import expand, streamed
-from pretask.data.source import Source
-from pretask.data.stores import Store
-from pretask.data.stream import Samples, Stream, read_shard
+from pretask import modalities
+from pretask.data.dataset import Dataset, part_of, spread
+from pretask.data.layout import walk
 from pretask.errors import DataError, UsageError
 
-log = logging.getLogger("pretask.data")
-
-Cache = Literal["auto", "memory", "never"]
-CANVAS = 9 / 7  # canvas over input: an average random crop (60 % of the area) then has the input's pixels
-SMALL, SIDE_FEW, SIDE_MANY, MANY = 64, 128, 224, 10_000
-MOST_WORKERS = 8
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the caller of `open_data` asked for; see there."""
-
-    image_size: int | None
-    channels: int | None
-    max_broken: float
-    cache: Cache
-    workers: int | None
+LOOKED_AT = 2000  # files of a folder whose names say what it holds
 
 
 def open_data(
     source: Any,
     *,
-    image_size: int | None = None,
-    channels: int | None = None,
-    split: str | None = None,
     modality: str | None = None,
-    max_broken: float = 0.2,
-    cache: Cache = "auto",
-    workers: int | None = None,
+    split: str | None = None,
     limit: int | None = None,
+    **settings: Any,
 ) -> Dataset:
-    """Samples from a folder, list, archive, table, shards, arrays, torch data set or an embedded set.
+    """Samples from files, folders, archives, arrays or an embedded set.
 
     Args:
         source: what `docs/data.md` lists.
-        image_size: side in pixels that encoders shall take; default from the pictures (`default_side`).
-        channels: of the pictures; default 3 if any of them has colour, 1 if none has, or what arrays have.
+        modality: what to read it as; default what its name or most of its files say, pictures in doubt.
         split: only this part (`train`, `val` or `test`) of what the source itself splits.
-        modality: refuse anything else.
-        max_broken: the largest share of unreadable files that is put up with.
-        cache: `memory` decodes everything now, `never` when asked for, `auto` by the memory that is free.
-        workers: processes that decode what is not in memory; default one a core, at most 8.
-        limit: at most so many samples, spread evenly over the source (of a stream the first).
+        limit: at most so many samples, spread evenly over the source.
+        settings: what the reader of this modality can be told besides, such as `image_size`, `channels` or
+            `cache` for pictures (`data.images.open_images`); None leaves a setting at its default.
 
     Raises:
         DataError: there is nothing, too much is broken, or the source cannot be understood.
-        UsageError: a split that is not there.
+        UsageError: a split, a modality or a setting that there is not.
     """
-    if modality not in (None, "image"):
-        raise DataError(f"{source} would be read as pictures, and {modality} data are asked for")
     if isinstance(source, Dataset):
+        if modality not in (None, source.modality):
+            raise DataError(f"{source.name} holds {source.modality} data, and {modality} data are asked for")
         dataset = source if split is None else part_of(source, split)
         return dataset if limit is None else dataset.subset(spread(len(dataset), limit))
-    wishes = Wishes(image_size, channels, max_broken, cache, workers)
-    if isinstance(source, str) and streamed(source):
-        return open_stream(source, wishes, limit)
-    found = find_source(source, channels)
-    rows = torch.arange(len(found.store.names))
-    if split is not None:
-        if found.parts is None or split not in found.part_names:
-            raise no_split(found.name, split, found.part_names)
-        rows = rows[found.parts == found.part_names.index(split)]
-    if limit is not None:
-        rows = rows[spread(len(rows), limit)]
-    dataset = decoded(found, rows, wishes)
-    return dataset if split is None else part_of(dataset, split)
+    row = modalities.find(modality or modality_of(source))
+    if str(source) in modalities.BY_EMBEDDED and str(source) not in row.embedded:
+        raise DataError(
+            f"{source} holds {modalities.BY_EMBEDDED[source]} data, and {row.name} data are asked for: "
+            f"embedded are {', '.join(row.embedded)}"
+        )
+    reader = modalities.load(row.reader)
+    given = {name: value for name, value in settings.items() if value is not None}
+    known = set(inspect.signature(reader).parameters) - {"source", "split", "limit"}
+    for name in given.keys() - known:
+        near = get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
+        raise UsageError(f"{row.name} data are read without '{name}'; the nearest are: {', '.join(near)}")
+    return reader(source, split=split, limit=limit, **given)
 
 
-def part_of(dataset: Dataset, split: str) -> Dataset:
-    part = dataset.split(split)
-    if part is None:
-        raise no_split(dataset.name, split, dataset.part_names)
-    return part
+def modality_of(source: Any) -> str:
+    """What a source holds, by its name or the names of its files; pictures in doubt."""
+    if not isinstance(source, (str, os.PathLike)):
+        return "image"
+    if str(source) in modalities.BY_EMBEDDED:
+        return modalities.BY_EMBEDDED[str(source)]
+    path = Path(source).expanduser()
+    names = islice(walk(path), LOOKED_AT) if path.is_dir() else [path.name]
+    return modalities.of_files(suffix for name in names for suffix in suffixes(name))
 
 
-def no_split(name: str, split: str, there: Iterable[str]) -> UsageError:
-    return UsageError(f"{name} has no split '{split}'; it has {', '.join(there) or 'none'}")
-
-
-def spread(count: int, limit: int) -> Int[Tensor, "some"]:
-    """At most `limit` of `count` numbers, evenly spaced."""
-    return torch.linspace(0, count - 1, min(count, limit), dtype=torch.float64).long()
-
-
-def survey(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> list[Facts]:
-    """What some of the pictures are.
-
-    Raises:
-        DataError: none of them can be read, or of a large set too few.
-    """
-    seen, broken = probe(found.store, rows[spread(len(rows), PROBED)].tolist())
-    if not seen or len(rows) > PROBED:  # a small set is judged when all of it is decoded
-        total = len(seen) + len(broken)
-        check_broken(found.name, skips(found.store, broken), total, wishes.max_broken if seen else 0)
-    return list(seen.values())
-
-
-def decoded(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> Dataset:
-    """The pictures of a source on one canvas, in memory if they fit.
-
-    Raises:
-        DataError: too many are broken.
-    """
-    facts = survey(found, rows, wishes)
-    side, canvas = choose_canvas(facts, len(rows), wishes.image_size, wishes.channels)
-    needed = len(rows) * canvas.channels * canvas.side**2 * canvas.dtype.itemsize
-    in_memory = wishes.cache == "memory" or (wishes.cache == "auto" and needed <= memory_budget())
-    tried = rows if in_memory else rows[spread(len(rows), PROBED)]
-    memory, broken = load(found.store, canvas, tried.tolist())
-    skipped = skips(found.store, broken)
-    check_broken(found.name, skipped, len(tried), wishes.max_broken)
-    readable = torch.tensor([row not in broken for row in rows.tolist()])
-    dataset = Dataset(
-        memory if in_memory else Lazy(found.store, canvas),
-        found.name,
-        canvas.channels,
-        side,
-        rows=readable.nonzero().flatten() if in_memory else rows[readable],
-        targets=pick(found.targets, rows) if in_memory else found.targets,
-        classes=found.classes,
-        parts=pick(found.parts, rows) if in_memory else found.parts,
-        part_names=found.part_names,
-        skipped=skipped,
-        max_broken=wishes.max_broken,
-        workers=min(threads(), MOST_WORKERS) if wishes.workers is None else wishes.workers,
-    )
-    dataset.facts = what_is_there(found, facts, memory.columns["size"], canvas)
-    dataset.facts["memory"] = (
-        f"decoded once into memory ({needed / 1e6:.1f} MB)"
-        if in_memory
-        else f"decoded when needed ({needed / 1e6:.1f} MB would be too much to keep); so far {len(tried)} of "
-        f"{len(rows)} files were looked at"
-    )
-    log.info("%s: %d samples, %s", found.name, len(dataset), dataset.facts["memory"])
-    if skipped:
-        log.warning("%s: %d files are skipped, the first %s: %s", found.name, len(skipped), *skipped[0])
-    return dataset
-
-
-def open_stream(source: str, wishes: Wishes, limit: int | None) -> Dataset:
-    """Shards at an address; or only their first `limit` samples, in memory.
-
-    Raises:
-        DataError: the first shards give no samples.
-    """
-    addresses = expand(source)
-    samples: list = []
-    for address in addresses:
-        try:
-            samples += itertools.islice(read_shard(address), (limit or PROBED) - len(samples))
-        except Exception as error:  # every file system raises errors of its own
-            raise DataError(f"{address} cannot be read: {' '.join(str(error).split())[:300]}") from error
-        if len(samples) >= (limit or PROBED):
-            break
-    if not samples:
-        raise DataError(f"{source}: no pictures in {len(addresses)} shards")
-    found = Source(source, Samples(samples))
-    if limit is not None:
-        found.targets, found.classes = encode_labels([sample.label for sample in samples])
-    rows = torch.arange(len(samples))
-    if limit is not None:
-        return decoded(found, rows, replace(wishes, cache="memory"))
-    facts = survey(found, rows, wishes)
-    side, canvas = choose_canvas(facts, MANY, wishes.image_size, wishes.channels)
-    head = decoded(found, rows, replace(wishes, cache="memory", image_size=side))
-    shared = {part.name: getattr(head, part.name) for part in fields(Dataset)}
-    return Stream(**shared, addresses=addresses, canvas=canvas)
-
-
-def skips(store: Store, broken: dict[int, str]) -> list[Skipped]:
-    return [Skipped(str(store.names[row]), reason) for row, reason in sorted(broken.items())]
-
-
-def pick(values: Tensor | None, rows: Int[Tensor, "some"]) -> Tensor | None:
-    return None if values is None else values[rows]
-
-
-def choose_canvas(
-    facts: list[Facts], count: int, image_size: int | None, channels: int | None
-) -> tuple[int, Canvas]:
-    """The side encoders shall take, and what pictures are made into.
-
-    The canvas has the encoder's side if half of the pictures are no larger (by their shorter side),
-    otherwise 9/7 of it, and never more than that median.
-    """
-    short = sorted(min(fact.size) for fact in facts)[len(facts) // 2]
-    image_size = image_size or default_side(short, count)
-    side = max(image_size, min(short, round(CANVAS * image_size / 4) * 4))
-    if channels is None:
-        counts = Counter(fact.channels for fact in facts)
-        many = Counter({number: times for number, times in counts.items() if number not in (1, 3)})
-        channels = many.most_common(1)[0][0] if many else max(counts)
-    unscaled = [fact for fact in facts if fact.dtype not in ("uint8", "uint16")]
-    low, high = value_range(unscaled) if unscaled else (0.0, 1.0)
-    return image_size, Canvas(side, channels, all(fact.dtype == "uint8" for fact in facts), low, high)
-
-
-def default_side(short: int, count: int) -> int:
-    """The input's side for pictures of this shorter side: theirs, up to a limit.
-
-    Up to 64 pixels rounded up to a multiple of 8; above, rounded down to a multiple of 16 and at most 224,
-    or 128 where there are fewer than 10,000 pictures.
-    """
-    if short <= SMALL:
-        return max(16, -(-short // 8) * 8)
-    return min(short // 16 * 16, SIDE_MANY if count >= MANY else SIDE_FEW)
-
-
-def what_is_there(found: Source, facts: list[Facts], sizes: Tensor, canvas: Canvas) -> dict[str, Any]:
-    """What `describe` says beyond counts."""
-    by_area = sizes[sizes.prod(1).argsort()]
-    said: dict[str, Any] = {
-        "sizes (height x width)": {
-            name: "{} x {}".format(*by_area[place].tolist())
-            for name, place in (("smallest", 0), ("median", len(sizes) // 2), ("largest", -1))
-        },
-        "values": ", ".join(sorted({fact.dtype for fact in facts})),
-        "canvas": f"{canvas.side} x {canvas.side}",
-    }
-    if (canvas.low, canvas.high) != (0.0, 1.0):
-        said["scaled from"] = [canvas.low, canvas.high]
-    if found.ignored:
-        said["other files"] = found.ignored
-    return said
+def suffixes(name: str) -> list[str]:
+    """`.gz` and `.nii.gz` of `brain.nii.gz`."""
+    parts = Path(name.lower()).suffixes[-2:]
+    return ["".join(parts[start:]) for start in range(len(parts))]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-import yaml
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pretask.data.batch import require, to_float
+from pretask.encoders.base import Encoder, split_name
 from pretask.encoders.features import Features
 from pretask.encoders.positions import sincos_2d
 from pretask.errors import UsageError
+from pretask.pretexts.views import centre_view
+from pretask.task import Batch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL_IMAGE = 64  # pixels; up to here a ResNet's stem keeps the resolution (3x3, stride 1, no pooling)
@@ -21,7 +24,7 @@ SMALL_IMAGE = 64  # pixels; up to here a ResNet's stem keeps the resolution (3x3
 Pool = Literal["token", "avg"]
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Encoder):
     """A timm model with one face. Normalisation lives here: the input is a picture in [0, 1].
 
     Args:
@@ -34,13 +37,11 @@ class ImageEncoder(nn.Module):
         dim: width of `Features.pooled`.
         in_chans: channels of the input.
         image_size: side of the input in pixels.
-        pretrained: whether its weights were learned before: a task must not start them anew.
     """
 
-    model: Any  # timm's; what it has differs from kind to kind
+    modality: ClassVar[str] = "image"
     mean: Tensor
     std: Tensor
-    pretrained: bool = False
 
     def __init__(self, model: nn.Module, spec: EncoderSpec, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
@@ -63,9 +64,19 @@ class ImageEncoder(nn.Module):
             )
         return (image - self.mean) / self.std
 
-    def fresh_copy(self) -> ImageEncoder:
-        """The same network and weights apart from this one (for a teacher)."""
-        return copy.deepcopy(self)
+    def encode(self, batch: Batch) -> Features:
+        """The features of the middle square of each picture."""
+        image = to_float(require(batch, "image", 4))
+        return self(centre_view(image, batch.get("size"), self.image_size))
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.spec.full_name
+
+    @property
+    def inputs(self) -> dict[str, Any]:  # type: ignore[override]
+        statistics = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
+        return {**self.spec.inputs, **statistics}
 
 
 class ConvEncoder(ImageEncoder):
@@ -172,23 +183,20 @@ class EncoderSpec:
         patch_size: int | None = None,
         pool: Pool | None = None,
     ):
-        self.name, _, extra = name.partition(":")
-        try:
-            self.kwargs: dict[str, Any] = yaml.safe_load("{" + extra.replace("=", ": ") + "}")
-        except yaml.YAMLError as error:
-            raise UsageError(f"encoder '{name}': behind the colon stands key=value,key=value") from error
+        self.name, self.kwargs = split_name(name)
         self.in_chans, self.image_size, self.pool = in_chans, image_size, pool
         self.patch_size = patch_size
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def full_name(self) -> str:
         extra = ",".join(f"{key}={value}" for key, value in self.kwargs.items())
-        return {
-            "name": f"{self.name}:{extra}" if extra else self.name,
-            "in_chans": self.in_chans,
-            "image_size": self.image_size,
-            "patch_size": self.patch_size,
-            "pool": self.pool,
-        }
+        return f"{self.name}:{extra}" if extra else self.name
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """All but the name."""
+        names = ("in_chans", "image_size", "patch_size", "pool")
+        return {name: getattr(self, name) for name in names}
 
 
 def default_patch(image_size: int) -> int:
@@ -247,6 +255,25 @@ def build(
     encoder = (PatchEncoder if is_patch else ConvEncoder)(model, spec, mean, std)
     encoder.pretrained = pretrained
     return encoder
+
+
+def build_for(
+    name: str,
+    in_chans: int = 3,
+    image_size: int = 224,
+    patch_size: int | None = None,
+    pool: Pool | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    pretrained: bool = False,
+) -> ImageEncoder:
+    """An encoder from its name and what the data are: see `EncoderSpec` and `build`; `raw` is the pixels."""
+    if name in ("raw", "pixels"):
+        from pretask.encoders.pixels import PixelEncoder
+
+        return PixelEncoder(image_size, in_chans)
+    spec = EncoderSpec(name, in_chans, image_size, patch_size, pool)
+    return build(spec, mean and tuple(mean), std and tuple(std), pretrained)
 
 
 def shrink_stem(model: nn.Module) -> None:

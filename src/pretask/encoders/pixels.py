@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pretask.encoders.features import Features
+from pretask.encoders.image import EncoderSpec, ImageEncoder
 
 
-class PixelEncoder(nn.Module):
+class PixelEncoder(ImageEncoder):
     """All pixels of a picture as one vector; nothing is learned.
 
     Args:
@@ -17,15 +20,10 @@ class PixelEncoder(nn.Module):
     """
 
     def __init__(self, image_size: int = 32, in_chans: int = 3):
-        super().__init__()
-        self.image_size, self.in_chans = image_size, in_chans
-        self.dim = in_chans * image_size**2
-
-    def normalise(self, image: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch chans h w"]:
-        return image
-
-    def fresh_copy(self) -> PixelEncoder:
-        return PixelEncoder(self.image_size, self.in_chans)
+        model: Any = nn.Identity()
+        model.num_features = in_chans * image_size**2
+        spec = EncoderSpec("raw", in_chans, image_size)
+        super().__init__(model, spec, (0.0,) * in_chans, (1.0,) * in_chans)
 
     def forward(self, image: Float[Tensor, "batch chans h w"]) -> Features:
         tokens = image.flatten(2).transpose(1, 2)  # (B, pixels, C)

@@ -1,43 +1,57 @@
-"""An encoder on disk: timm's own weights in safetensors, with what rebuilds the model in the header."""
+"""An encoder on disk: its library's own weights in safetensors, with what rebuilds the model in the header."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pretask.encoders.image import EncoderSpec, ImageEncoder, build
+from pretask import modalities
+from pretask.encoders.base import Encoder
 from pretask.errors import PretaskError, UsageError
 
 FILE = "encoder.safetensors"
 HEADER = "pretask"
 
 
-def describe(encoder: ImageEncoder) -> dict:
-    """Everything `restore` needs besides the weights, as plain data."""
-    return {
-        "encoder": encoder.spec.to_dict(),
-        "mean": encoder.mean.flatten().tolist(),
-        "std": encoder.std.flatten().tolist(),
-    }
+def build_encoder(name: str, modality: str = "image", *, seed: int | None = None, **inputs: Any) -> Encoder:
+    """An encoder by the name its library knows it by.
+
+    Args:
+        name: timm's name for pictures, arguments behind a colon (`vit_tiny_patch16_224:depth=4`); `raw` for
+            the data themselves as features.
+        modality: what it encodes.
+        seed: makes the initial weights reproducible without touching the global random state.
+        inputs: what the data are: a data set's `inputs`; for pictures `image_size`, `in_chans`,
+            `patch_size`, `pool`, `mean`, `std` and `pretrained` (`encoders.image.build_for`).
+
+    Raises:
+        UsageError: there is no such model, or it cannot take these arguments.
+    """
+    build = modalities.load(modalities.find(modality).encoders)
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return build(name, **inputs)
 
 
-def restore(description: dict) -> ImageEncoder:
-    """The encoder a description stands for, with fresh weights."""
-    spec = EncoderSpec(**description["encoder"])
-    return build(spec, tuple(description["mean"]), tuple(description["std"]))
+def restore(description: dict[str, Any]) -> Encoder:
+    """The encoder that `Encoder.describe` describes, with fresh weights."""
+    return build_encoder(description["name"], description["modality"], **description["inputs"])
 
 
-def save_encoder(encoder: ImageEncoder, path: Path) -> None:
-    """Write the weights under timm's own names; the file appears whole or not at all."""
+def save_encoder(encoder: Encoder, path: Path) -> None:
+    """Write the weights under their library's own names; the file appears whole or not at all."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.model.state_dict().items()}
     partial = path.with_suffix(".partial")
-    save_file(state, partial, metadata={HEADER: json.dumps(describe(encoder))})
+    save_file(state, partial, metadata={HEADER: json.dumps(encoder.describe())})
     os.replace(partial, path)
 
 
-def read_encoder(path: Path) -> ImageEncoder:
+def read_encoder(path: Path) -> Encoder:
     """The encoder in a file written by `save_encoder`.
 
     Raises:
@@ -49,7 +63,7 @@ def read_encoder(path: Path) -> ImageEncoder:
     except Exception as error:
         raise PretaskError(f"{path} cannot be read as safetensors: {error}") from error
     if header is None:
-        raise PretaskError(f"{path} does not say which model it holds; use timm to load it")
+        raise PretaskError(f"{path} does not say which model it holds; use its own library to load it")
     encoder = restore(json.loads(header))
     encoder.model.load_state_dict(load_file(path))
     encoder.pretrained = True
@@ -57,36 +71,27 @@ def read_encoder(path: Path) -> ImageEncoder:
 
 
 def load_encoder(
-    reference: str | Path,
-    *,
-    image_size: int | None = None,
-    in_chans: int = 3,
-    seed: int = 0,
-) -> ImageEncoder:
+    reference: str | Path, modality: str = "image", *, seed: int = 0, **inputs: Any
+) -> Encoder:
     """An encoder by reference.
 
     Args:
         reference: a run folder, an `encoder.safetensors`, `timm:NAME` (published weights), `random:NAME`
-            (an untrained network) or `pixels` (the picture itself).
-        image_size: input side in pixels for `timm:`, `random:` and `pixels`.
-        in_chans: channels for the same.
+            (an untrained network) or `pixels` (or `raw`: the data themselves).
+        modality: what a named one encodes.
         seed: of the random weights.
+        inputs: what the data are, for a named one: a data set's `inputs`.
 
     Raises:
         UsageError: nothing is found under this reference.
     """
-    import torch
-
     kind, colon, name = str(reference).partition(":")
-    if str(reference) == "pixels":
-        from pretask.encoders.pixels import PixelEncoder
-
-        return PixelEncoder(image_size or 32, in_chans)
-    if colon and kind in ("timm", "random"):
-        spec = EncoderSpec(name, in_chans, image_size or 224)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return build(spec, pretrained=kind == "timm")
+    if str(reference) in ("pixels", "raw"):
+        return build_encoder("raw", modality, **inputs)
+    if colon and kind == "random":
+        return build_encoder(name, modality, seed=seed, **inputs)
+    if colon and kind == "timm":
+        return build_encoder(name, modality, pretrained=True, **inputs)
     path = Path(reference)
     if path.is_dir() and (path / FILE).is_file():
         return read_encoder(path / FILE)
@@ -94,35 +99,3 @@ def load_encoder(
         return read_encoder(path)
     what = "has no encoder.safetensors (is the run finished?)" if path.is_dir() else "does not exist"
     raise UsageError(f"'{reference}' {what}; give a run folder, timm:NAME, random:NAME or pixels")
-
-
-def build_encoder(
-    name: str,
-    *,
-    image_size: int = 224,
-    in_chans: int = 3,
-    patch_size: int | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    pretrained: bool = False,
-    seed: int | None = None,
-) -> ImageEncoder:
-    """A timm model as an encoder, in one call.
-
-    Args:
-        name: timm's name, keyword arguments behind a colon (`vit_tiny_patch16_224:depth=4`).
-        image_size: input side in pixels.
-        in_chans: input channels.
-        patch_size: side of a patch, for vision transformers.
-        mean: per channel, of pictures in [0, 1].
-        std: per channel.
-        pretrained: start from timm's published weights.
-        seed: makes the initial weights reproducible without touching the global random state.
-    """
-    import torch
-
-    spec = EncoderSpec(name, in_chans, image_size, patch_size)
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        return build(spec, mean, std, pretrained)

@@ -14,10 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pretask.data.batch import to_float
 from pretask.encoders.features import Features
 from pretask.errors import PretaskError, UsageError
-from pretask.pretexts.views import crop
 from pretask.task import Batch
 
 if TYPE_CHECKING:
@@ -26,35 +24,6 @@ if TYPE_CHECKING:
 Pool = Literal["token", "avg", "token+avg"]
 Precision = Literal["32", "bf16"]
 SAMPLED = 64  # samples whose content stands for a data set's
-
-
-def centre_view(
-    image: Float[Tensor, "batch chans h w"], size: Int[Tensor, "batch 2"] | None, side: int
-) -> Float[Tensor, "batch chans side side"]:
-    """The middle square of each original picture, as large as fits, as side x side pixels.
-
-    Args:
-        image: whole pictures, each squashed to the same canvas.
-        size: their true heights and widths; None means that they are what the canvas shows.
-        side: of the result.
-    """
-    height, width = image.shape[-2:]
-    if size is None:
-        size = torch.tensor([[height, width]], device=image.device)
-    share = size.amin(1, keepdim=True) / size  # of the height, of the width
-    if height == width == side and bool((share == 1).all()):
-        return image
-    low, high = ((1 - share) / 2).flip(1), ((1 + share) / 2).flip(1)  # (x, y)
-    straight = torch.zeros(len(share), dtype=torch.bool, device=image.device)
-    return crop(image, torch.cat([low, high], dim=1), straight, side, "bicubic")
-
-
-def encode(encoder: nn.Module, batch: Batch, modality: str) -> Features:
-    """The encoder's features of a batch: of the centre view for pictures, of the tensor itself otherwise."""
-    if modality != "image":
-        return encoder(batch[modality])
-    image = to_float(batch["image"])
-    return encoder(centre_view(image, batch.get("size"), encoder.image_size))
 
 
 def pooled(features: Features, pool: Pool | None) -> Float[Tensor, "batch dim"]:
@@ -110,7 +79,7 @@ def compute(
     with frozen(encoder, device) as place, torch.autocast(place.type, torch.bfloat16, precision == "bf16"):
         for rows in torch.arange(len(dataset)).split(batch_size):
             batch = to_device(dataset.batch(rows), place)
-            found.append(pooled(encode(encoder, batch, dataset.modality), pool).float().cpu())
+            found.append(pooled(encoder.encode(batch), pool).float().cpu())
     features = torch.cat(found)
     if not features.isfinite().all():
         bad = int((~features.isfinite().all(1)).sum())

@@ -202,3 +202,24 @@ def dino_views(
     )  # fmt: skip
     second = replace(first, blur=0.1, solarise=0.2)
     return first, second, replace(first, size=local_size, scale=local_scale, blur=0.5)
+
+
+def centre_view(
+    image: Float[Tensor, "batch chans h w"], size: Int[Tensor, "batch 2"] | None, side: int
+) -> Float[Tensor, "batch chans side side"]:
+    """The middle square of each original picture, as large as fits, as side x side pixels.
+
+    Args:
+        image: whole pictures, each squashed to the same canvas.
+        size: their true heights and widths; None means that they are what the canvas shows.
+        side: of the result.
+    """
+    height, width = image.shape[-2:]
+    if size is None:
+        size = torch.tensor([[height, width]], device=image.device)
+    share = size.amin(1, keepdim=True) / size  # of the height, of the width
+    if height == width == side and bool((share == 1).all()):
+        return image
+    low, high = ((1 - share) / 2).flip(1), ((1 + share) / 2).flip(1)  # (x, y)
+    straight = torch.zeros(len(share), dtype=torch.bool, device=image.device)
+    return crop(image, torch.cat([low, high], dim=1), straight, side, "bicubic")

@@ -17,8 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pretask.data import EMBEDDED, Dataset, open_data
-from pretask.data.open import spread
+from pretask import modalities
+from pretask.data import Dataset, open_data
+from pretask.data.dataset import spread
 from pretask.encoders import build_encoder, load_encoder
 from pretask.errors import PretaskError
 from pretask.evaluation.features import data_hash
@@ -45,9 +46,9 @@ def find_data(name: str) -> str | None:
 
 
 @lru_cache(maxsize=2)
-def opened(source: str, image_size: int | None) -> Dataset:
+def opened(source: str, modality: str, reading: tuple[tuple[str, Any], ...]) -> Dataset:
     """Data in memory, once for all claims of a process."""
-    return open_data(source, image_size=image_size)
+    return open_data(source, modality=modality, **dict(reading))
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,18 @@ class Bench:
     @classmethod
     def of(cls, claim: Claim, note: Note) -> Bench:
         """Open the claim's data, or its embedded ones where these are missing."""
-        name, source = claim.data, claim.data if claim.data in EMBEDDED else find_data(claim.data)
+        name, source = claim.data, claim.data if claim.data in modalities.BY_EMBEDDED else find_data(claim.data)
         if source is None:
             name = source = claim.fallback
             note(f"{claim.data} is not in ${FOLDER}: {name} stands in for it")
-        train, test = test_part(opened(source, claim.image_size), seed=0)
+        train, test = test_part(opened(source, claim.modality, tuple(claim.reading.items())), seed=0)
         train, labelled, test = (
             part.subset(spread(len(part), count))
             for part, count in ((train, claim.train), (train, claim.labelled), (test, claim.test))
         )
         facts = {
             "name": name, "train": len(train), "labelled": len(labelled), "test": len(test),
-            "classes": len(test.classes or ()), "image size": train.image_size,
+            "classes": len(test.classes or ()), **{key: str(value) for key, value in claim.reading.items()},
         }  # fmt: skip
         if name != claim.data:
             facts["instead of"] = claim.data
@@ -92,17 +93,17 @@ class Bench:
     def hash(self) -> str:
         """Names the data and the claim's sizes."""
         sizes = {name: value for name, value in vars(self.claim).items() if isinstance(value, (int, str))}
+        sizes |= self.claim.inputs
         named = [data_hash(replace(part, name="")) for part in (self.train, self.labelled, self.test)]
         return hashlib.sha256(json.dumps([named, sizes, torch.__version__]).encode()).hexdigest()
 
     def encoder(self, arm: Arm, seed: int) -> torch.nn.Module:
         """The arm's encoder; all arms that name the same one get the same weights."""
-        name, size, chans = arm.encoder or self.claim.encoder, self.train.image_size, self.train.channels
-        if name == "pixels":
-            return load_encoder(name, image_size=size, in_chans=chans)
-        return build_encoder(
-            name, image_size=size, in_chans=chans, patch_size=self.claim.patch_size, seed=seed
-        )
+        name = arm.encoder or self.claim.encoder
+        if name in ("pixels", "raw"):
+            return load_encoder(name, self.train.modality, **self.train.inputs)
+        inputs = {**self.train.inputs, **self.claim.inputs}
+        return build_encoder(name, self.train.modality, seed=seed, **inputs)
 
     def trained(self, arm: Arm, seed: int, folder: Path) -> Trained:
         """Train an arm, from the folder's last checkpoint if there is one."""

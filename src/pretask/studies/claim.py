@@ -96,8 +96,9 @@ class Claim:
         data: a file or folder in the folder of data sets (`bench.find_data`), or an embedded set.
         fallback: an embedded set for those who do not have the data; the result says so.
         encoder: what every arm trains.
-        patch_size: of a vision transformer.
-        image_size: input side; None takes the pictures' own.
+        modality: what the data are read as.
+        reading: settings of the data's reader, such as `image_size`.
+        inputs: what the encoder is told beside what the data are, such as `patch_size`.
         steps: optimiser steps of each arm.
         batch_size: samples a step.
         train: samples to pretrain on, spread evenly over the data's training split.
@@ -113,8 +114,9 @@ class Claim:
     data: str = "cifar10_subset"
     fallback: str = "digits-on-textures"
     encoder: str = SMALL_VIT
-    patch_size: int | None = 4
-    image_size: int | None = None
+    modality: str = "image"
+    reading: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
     steps: int = 300
     batch_size: int = 128
     train: int = 10_000
