@@ -22,6 +22,10 @@ class Recipe:
         final_lr: the rate a cosine ends on, as a fraction of the peak.
         clip: largest global gradient norm; None does not clip.
         schedule: `cosine` or `constant` after the warm-up.
+        layer_decay: each layer of the encoder learns at this times the rate of the layer above it; None
+            treats all alike.
+        groups: beginnings of parameters' names with a rate of their own, stated for `lr_batch` like `lr`;
+            the first that fits counts.
     """
 
     optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
@@ -37,3 +41,5 @@ class Recipe:
     final_lr: float = 0.0
     clip: float | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
+    layer_decay: float | None = None
+    groups: tuple[tuple[str, float], ...] = ()

@@ -30,6 +30,7 @@ class Step:
         generator: the only source of randomness a task may use. Seeded alike in every process:
             `pretexts.draw` gives each process its own rows.
         metrics: a task may leave scalars here to be logged beside its losses.
+        stage: which of the task's stages this is.
     """
 
     index: int
@@ -37,6 +38,7 @@ class Step:
     steps_per_epoch: int
     generator: torch.Generator
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    stage: int = 0
 
     @classmethod
     def at(
@@ -108,11 +110,50 @@ class Question(NamedTuple):
     answer: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Player:
+    """Parameters that learn from some of a task's losses and from no other, with an optimiser of their own.
+
+    Players of one task learn in the same step from the same forward pass, each only for itself.
+
+    Args:
+        modules: beginnings of the names of its parameters, such as `("encoder", "head")`.
+        losses: names of its losses; their sum weighted by `PretextTask.weights` is what it minimises. A
+            loss may be several players'.
+        recipe: its own optimisation.
+    """
+
+    modules: tuple[str, ...]
+    losses: tuple[str, ...]
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run with an optimiser of its own, which trains whatever requires a gradient by then.
+
+    Args:
+        name: what a person calls it.
+        share: of the run's steps, in relation to the other stages' shares.
+        recipe: its own optimisation; warm-up and schedule are those of this stage alone.
+    """
+
+    name: str
+    share: float
+    recipe: Recipe
+
+
 class PretextTask(nn.Module):
     """Hides something of unlabelled data and scores how well `encoder` finds it.
 
     A subclass sets `recipe`, takes the encoder first and options with plain types after it, and
     implements `loss` and `preview`. The constructor's typed arguments are the configuration.
+
+    Attributes:
+        weights: of the losses in what is minimised; 1 where nothing is said.
+        players: set by a task whose losses belong to different parameters that must not mix. Parameters of
+            no player stay as they are.
+        stages: set by a task that learns in parts, one after the other. Not together with players.
     """
 
     recipe: Recipe = Recipe()
@@ -123,6 +164,8 @@ class PretextTask(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.weights = {}
+        self.players: dict[str, Player] = {}
+        self.stages: tuple[Stage, ...] = ()
 
     def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
         """See the data once before training: for banks with a row a sample, priors, statistics.
@@ -131,7 +174,15 @@ class PretextTask(nn.Module):
         processes each is given its own share of every batch, as in training; the number is that of all.
         """
 
+    def begin_stage(self, index: int) -> None:
+        """Make ready for a stage: copy, freeze, unfreeze, add what it needs.
+
+        Called before the stage's optimiser is made. A resumed run calls it for every stage up to its own
+        before the checkpoint is loaded, so that the same modules are there by then.
+        """
+
     def loss(self, batch: Batch, step: Step) -> Losses:
+        """Named scalars. If none of them requires a gradient the task learns in `after_step` alone."""
         raise NotImplementedError
 
     def forward(self, batch: Batch, step: Step) -> Losses:
