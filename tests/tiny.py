@@ -1,5 +1,6 @@
 """The smallest real input of each modality, and encoders to go with it. A new modality adds itself here."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits, load_sample_images
 
 from pretask.catalog import Row
+from pretask.encoders.base import Encoder
 from pretask.encoders.image import EncoderSpec, ImageEncoder, build
 from pretask.registry import task_class
 from pretask.task import Batch, PretextTask
@@ -67,6 +69,10 @@ KEYS = {"image": "image"}
 """By modality: the entry of the batch that a task cannot do without."""
 
 
+OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {}
+"""By modality other than pictures: makes a tiny encoder for `BATCHES`."""
+
+
 def encoder(kind: str, chans: int = 3, side: int = SIDE) -> ImageEncoder:
     """A tiny encoder of a kind; patches of 4 pixels, or of 5 where 4 do not fit."""
     patch = None if kind == "grid" else (4 if side % 4 == 0 else 5)
@@ -74,6 +80,9 @@ def encoder(kind: str, chans: int = 3, side: int = SIDE) -> ImageEncoder:
 
 
 def kinds(row: Row) -> list[str]:
+    """The kinds of encoder a method is tried with: patches, a grid, or its modality's own."""
+    if row.modality in OWN_ENCODERS:
+        return ["own"]
     return ["patches"] if row.needs == "patches" else ["grid", "patches"]
 
 
@@ -94,6 +103,10 @@ def task(
     them that are this process's `own`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        method = task_class(row.slug)(encoder(kind or kinds(row)[0], chans, side))
-    method.prepare([take(BATCHES[row.modality](16, chans=chans, side=side), own)], 16)
+        if row.modality in OWN_ENCODERS:
+            method, some = task_class(row.slug)(OWN_ENCODERS[row.modality]()), BATCHES[row.modality](16)
+        else:
+            method = task_class(row.slug)(encoder(kind or kinds(row)[0], chans, side))
+            some = BATCHES[row.modality](16, chans=chans, side=side)
+    method.prepare([take(some, own)], 16)
     return method

@@ -5,160 +5,310 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from pretask import __version__, catalog, config
 from pretask.data import Dataset, open_data
-from pretask.encoders import EncoderSpec, ImageEncoder, load_encoder, save_encoder
-from pretask.encoders.image import build
-from pretask.encoders.weights import describe
-from pretask.errors import UsageError
+from pretask.encoders import Encoder, load_encoder
+from pretask.encoders.image import Pool
+from pretask.errors import UsageError, need
+from pretask.evaluation.features import extract
+from pretask.evaluation.protocols import evaluate as measure
+from pretask.evaluation.protocols import test_part
+from pretask.evaluation.shortcuts import shortcuts as find_shortcuts
 from pretask.export import Format
 from pretask.export import export as export_encoder
+from pretask.pretrain import (
+    SHEET_ROWS,
+    default_encoder,
+    draw_sheet,
+    make_encoder,
+    open_training_data,
+    rows_of,
+    train,
+)  # fmt: skip
 from pretask.registry import build_task
+from pretask.reports.html import write_compare_report, write_run_report
 from pretask.run import Run
-from pretask.task import PretextTask, Step
+from pretask.studies.compare import compare
+from pretask.task import PretextTask
 
 if TYPE_CHECKING:
-    import numpy as np
+    from pretask.pretrain import DataSource
 
-    DataSource = str | Path | Dataset | np.ndarray | torch.Tensor | torch.utils.data.Dataset
+__all__ = [
+    "compare", "describe_data", "embed", "evaluate", "export", "preview", "report", "shortcuts", "train",
+]  # fmt: skip
 
-DEFAULT_DATA = {"image": "digits-on-textures"}
-
-
-def default_data(slugs: str) -> str:
-    """The embedded data set of a method's modality."""
-    modality = catalog.find(slugs.split("+")[0]).modality
-    if modality not in DEFAULT_DATA:
-        raise UsageError(f"{slugs} learns from {modality} data and none are embedded: give --data")
-    return DEFAULT_DATA[modality]
+PREVIEW_SAMPLES = 512  # of the data, for a picture of the puzzle
 
 
-def default_encoder(slugs: Sequence[str]) -> str:
-    """The encoder that fits all of these methods: a vision transformer if any of them needs patches."""
-    rows = [catalog.find(slug) for name in slugs for slug in name.split("+")]
-    return next((row.encoder for row in rows if row.needs == "patches"), rows[0].encoder)
+def is_run(reference: str | Path | Encoder) -> bool:
+    return not isinstance(reference, Encoder) and (Path(reference) / "config.yaml").is_file()
 
 
-def check_encoder(slugs: str, encoder: ImageEncoder) -> None:
-    """Refuse a convolutional encoder where a method needs patches.
+def encoder_and_data(
+    reference: str | Path | Encoder,
+    data: DataSource | None,
+    modality: str | None,
+    reading: dict[str, Any],
+) -> tuple[Encoder, Dataset]:
+    """What is to be judged and what by; a run brings its own data and reads others as it read those.
 
     Raises:
-        UsageError: the encoder does not fit.
+        UsageError: nothing is found under the reference, or no data are given.
     """
-    for slug in slugs.split("+"):
-        if catalog.find(slug).needs == "patches" and not hasattr(encoder, "num_patches"):
-            raise UsageError(f"{slug} needs a vision transformer; '{encoder.spec.name}' has no patches to drop")
+    encoder = reference if isinstance(reference, Encoder) else None
+    if is_run(reference):
+        run = Run(reference)  # type: ignore[arg-type]
+        encoder, own = run.load_encoder(), run.config["data"]
+        data = own["source"] if data is None else data
+        reading = {**own["reading"], **reading}
+    elif encoder is None and Path(reference).exists():  # type: ignore[arg-type]
+        encoder = load_encoder(reference)  # type: ignore[arg-type]
+    if data is None:
+        raise UsageError(f"which data shall '{reference}' be judged by? give --data")
+    if encoder is not None:
+        modality = encoder.modality
+        if modality == "image":
+            own = {"image_size": encoder.inputs["image_size"], "channels": encoder.inputs["in_chans"]}
+            reading = {**own, **reading}
+    dataset = open_data(data, modality=modality, **reading)
+    if encoder is None:
+        encoder = load_encoder(reference, dataset.modality, **dataset.inputs)  # type: ignore[arg-type]
+    return encoder, dataset
 
 
-def make_encoder(
-    name: str | ImageEncoder,
-    dataset: Dataset,
-    *,
-    patch_size: int | None = None,
-    init: str | Path | None = None,
-    seed: int = 0,
-) -> ImageEncoder:
-    """A fresh encoder for these data, or the one `init` names.
-
-    Three-channel pictures are normalised with ImageNet's statistics, others with their own.
-    """
-    if isinstance(name, ImageEncoder):
-        return name
-    if init is not None:
-        return load_encoder(init, image_size=dataset.image_size, in_chans=dataset.channels)
-    mean, std = (None, None) if dataset.channels == 3 else dataset.channel_stats()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return build(EncoderSpec(name, dataset.channels, dataset.image_size, patch_size), mean, std)
+def named(**settings: Any) -> dict[str, Any]:
+    """The settings that were given."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
-def train(
-    task: str | PretextTask | None,
+def evaluate(
+    reference: str | Path | Encoder,
     data: DataSource | None = None,
-    encoder: str | ImageEncoder | None = None,
-    out: str | Path | None = None,
     *,
-    options: dict[str, Any] | None = None,
-    epochs: int | None = None,
-    max_steps: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int = 1,
-    lr: float | str = "auto",
+    test_data: DataSource | None = None,
+    protocols: str | Sequence[str] | None = None,
     image_size: int | None = None,
-    patch_size: int | None = None,
-    channels: int | None = None,
-    init: str | Path | None = None,
-    precision: str = "auto",
-    devices: int = 1,
-    nodes: int = 1,
-    strategy: str = "auto",
-    compile: bool = False,
+    modality: str | None = None,
+    reading: dict[str, Any] | None = None,
+    pool: Pool | None = None,
     seed: int = 0,
-    checkpoint_every: int = 500,
-    workers: int | None = None,
-    loggers: Sequence[str] = (),
-    resume: bool = False,
-    overwrite: bool = False,
-    evaluate: bool = True,
-) -> Run:
-    """Train an encoder on unlabelled data, measure it, and leave a run folder.
+) -> list[dict[str, Any]]:
+    """Measure what an encoder is worth.
 
     Args:
-        task: a method's slug, several joined by `+`, or a task object; None to resume what `out` holds.
-        data: anything `open_data` takes; default the embedded set of the method's modality.
-        encoder: a timm model's name, or an encoder; default the method's.
-        out: the run folder; default `runs/SLUG`.
-        options: the method's constructor arguments.
-        epochs: passes over the data; default by the rule of `training.plan`.
-        max_steps: optimiser steps, instead of epochs.
-        batch_size: samples a step over all devices.
-        accumulate: parts a batch is computed in.
-        lr: learning rate for this batch, or `auto`.
-        image_size: input side in pixels; default from the data.
-        patch_size: side of a patch, for transformers.
-        channels: channels to read pictures as.
-        init: a run folder, or `timm:NAME`, to start from.
-        precision: as Lightning names them; `auto` is 32-true on CPU and bf16-mixed on GPU.
-        devices: devices a node.
-        nodes: how many nodes.
-        strategy: as Lightning names them.
-        compile: torch.compile the encoder.
-        seed: of weights, batches and pretexts.
-        checkpoint_every: steps between checkpoints.
-        workers: decoding processes when data do not fit in memory.
-        loggers: `tensorboard`; metrics.csv is always written.
-        resume: continue the run in `out`.
-        overwrite: delete the run in `out` first.
-        evaluate: measure the encoder, an untrained one and raw pixels at the end.
+        reference: a run folder, an encoder, `timm:NAME`, `random:NAME` or `pixels`.
+        data: what classifiers learn from; default what the run learned from.
+        test_data: what is judged; default the data's own test or val split, or a fifth held out.
+        protocols: names, or one string of them with commas; default those that fit the data.
+        image_size: input side in pixels.
+        modality: what to read the data as.
+        reading: further settings of the data's reader.
+        pool: `token`, `avg` or `token+avg` instead of what the encoder gives.
+        seed: of splits, subsets and intervals.
+
+    Returns:
+        Scores as plain data; those of a run are also kept in its folder and its report.
 
     Raises:
         UsageError: something asked for does not exist or does not fit.
     """
-    from pretask.training.loop import fit
-    from pretask.training.plan import make_plan
+    settings = {**(reading or {}), **named(image_size=image_size)}
+    encoder, dataset = encoder_and_data(reference, data, modality, settings)
+    names = protocols.split(",") if isinstance(protocols, str) else protocols
+    train_set, test_set = test_part(dataset, seed)
+    if test_data is not None:
+        train_set = dataset.split("train") or dataset
+        test_set = open_data(test_data, modality=dataset.modality, **test_settings(dataset, settings))
+        test_set = test_set.split("test") or test_set.split("val") or test_set
+        same_classes(train_set, test_set)
+    scores = measure(encoder, train_set, test_set, names, seed, pool=pool)
+    arm = "encoder" if is_run(reference) or isinstance(reference, Encoder) else str(reference)
+    found = [{**score.to_dict(), "arm": arm, "data": test_set.name} for score in scores]
+    if is_run(reference):
+        Run(reference).add_scores(found)  # type: ignore[arg-type]
+        write_run_report(reference)  # type: ignore[arg-type]
+    return found
 
-    settings: dict[str, Any] = {}
-    if resume and out is not None and (Path(out) / "config.yaml").is_file():
-        settings = Run(out).config
-        task, data = task or settings["task"], data or settings["data"]["source"]
-    if task is None:
-        raise UsageError("which method? `pretask list` shows them")
-    slug = task if isinstance(task, str) else type(task).__name__.lower()
-    if isinstance(task, str):
-        for name in task.split("+"):
-            catalog.find(name)
-    dataset = open_data(data or default_data(slug), image_size=image_size, channels=channels, workers=workers)
-    train_set = dataset.split("train") or dataset
-    if isinstance(task, str):
-        model = make_encoder(
-            encoder or default_encoder([task]), train_set, patch_size=patch_size, init=init, seed=seed
+
+def test_settings(dataset: Dataset, settings: dict[str, Any]) -> dict[str, Any]:
+    """Test data are read as the data they belong to."""
+    if dataset.modality != "image":
+        return settings
+    return {**settings, "image_size": dataset.image_size, "channels": dataset.channels}
+
+
+def same_classes(train_set: Dataset, test_set: Dataset) -> None:
+    """
+    Raises:
+        UsageError: both have labels and they mean different things.
+    """
+    if train_set.labels is not None and test_set.labels is not None and train_set.classes != test_set.classes:
+        raise UsageError(
+            f"the classes of {train_set.name} ({', '.join(train_set.classes[:5])} ...) are not those of "  # type: ignore[index]
+            f"{test_set.name} ({', '.join(test_set.classes[:5])} ...)"  # type: ignore[index]
         )
-        check_encoder(task, model)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            task = build_task(task, model, options)
-    raise NotImplementedError(fit, make_plan)
+
+
+def embed(
+    reference: str | Path | Encoder,
+    data: DataSource | None = None,
+    out: str | Path = "embeddings.parquet",
+    *,
+    image_size: int | None = None,
+    modality: str | None = None,
+    reading: dict[str, Any] | None = None,
+    pool: Pool | None = None,
+) -> tuple[Path, tuple[int, int]]:
+    """Write one vector a sample.
+
+    Args:
+        reference: a run folder, an encoder, `timm:NAME`, `random:NAME` or `pixels`.
+        data: what to embed; default what the run learned from.
+        out: `.npy` for the vectors alone; `.parquet` with names, and labels where there are any.
+        image_size: input side in pixels.
+        modality: what to read the data as.
+        reading: further settings of the data's reader.
+        pool: `token`, `avg` or `token+avg` instead of what the encoder gives.
+
+    Returns:
+        The file, and how many vectors of which width it holds.
+
+    Raises:
+        UsageError: another file type, or something asked for does not exist.
+    """
+    path = Path(out)
+    if path.suffix not in (".npy", ".parquet"):
+        raise UsageError(f"--out must end in .parquet or .npy, not '{path.name}'")
+    arrow = need("pyarrow", "data") if path.suffix == ".parquet" else None
+    settings = {**(reading or {}), **named(image_size=image_size)}
+    encoder, dataset = encoder_and_data(reference, data, modality, settings)
+    features, labels = extract(encoder, dataset, pool=pool)
+    vectors = features.numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if arrow is None:
+        np.save(path, vectors)
+        return path, vectors.shape
+    import pyarrow.parquet
+
+    flat = arrow.array(vectors.reshape(-1))
+    table = {
+        "name": [dataset.samples.name(row) for row in dataset.rows.tolist()],
+        "embedding": arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+    }
+    if labels is not None:
+        table["label"] = [(dataset.classes or [])[label] for label in labels.tolist()]
+    pyarrow.parquet.write_table(arrow.table(table), path)
+    return path, vectors.shape
+
+
+def export(reference: str | Path, out: str | Path = "export", format: Format = "timm") -> Path:
+    """Write a run's encoder for use without pretask, with a model card; see `pretask.export.export`."""
+    return export_encoder(reference, out, format)
+
+
+def sample_task(
+    slug: str,
+    data: DataSource | None,
+    options: dict[str, Any],
+    reading: dict[str, Any],
+    limit: int,
+    seed: int,
+) -> tuple[PretextTask, Dataset]:
+    """An untrained task on some of the data."""
+    rows = rows_of(slug)
+    dataset = open_training_data(rows, data, {**reading, "limit": limit})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        task = build_task(slug, make_encoder(default_encoder(rows), dataset, seed=seed), options)
+    return task, dataset
+
+
+def preview(
+    slug: str,
+    data: DataSource | None = None,
+    *,
+    out: str | Path = "sheet.png",
+    run: str | Path | None = None,
+    image_size: int | None = None,
+    reading: dict[str, Any] | None = None,
+    rows: int = SHEET_ROWS,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+) -> Path:
+    """A picture of the puzzle: what goes in, what is hidden, what is asked, and with `run` what is answered.
+
+    Args:
+        slug: a method, or several joined by `+`.
+        data: anything `open_data` takes; default the run's, or the embedded set of the method's modality.
+        out: the picture to write.
+        run: a run folder whose task answers.
+        image_size: input side in pixels.
+        reading: further settings of the data's reader.
+        rows: samples to show.
+        seed: of the samples and of the draws.
+        options: the method's constructor arguments.
+
+    Raises:
+        UsageError: something asked for does not exist or does not fit.
+    """
+    settings = {**(reading or {}), **named(image_size=image_size)}
+    if run is None:
+        task, dataset = sample_task(slug, data, options or {}, settings, PREVIEW_SAMPLES, seed)
+        task.prepare(whole_batches(dataset), len(dataset))
+    else:
+        kept = Run(run)
+        if kept.config["task"] != slug:
+            raise UsageError(f"'{run}' is a run of {kept.config['task']}, not of {slug}")
+        task = kept.load_task()
+        own = kept.config["data"]
+        settings = {**own["reading"], **settings, "limit": PREVIEW_SAMPLES}
+        dataset = open_data(own["source"] if data is None else data, modality=own["modality"], **settings)
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:rows]
+    picture = draw_sheet(task, dataset.batch(chosen), torch.device("cpu"), answers=run is not None, seed=seed)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    picture.save(out)
+    return Path(out)
+
+
+def whole_batches(dataset: Dataset, size: int = 64) -> list[dict[str, Any]]:
+    return [dataset.batch(part) for part in torch.arange(len(dataset)).split(size)]
+
+
+def shortcuts(
+    slug: str,
+    data: DataSource | None = None,
+    *,
+    image_size: int | None = None,
+    reading: dict[str, Any] | None = None,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """How far trivial statistics get at a method's question; see `evaluation.shortcuts`."""
+    settings = {**(reading or {}), **named(image_size=image_size)}
+    task, dataset = sample_task(slug, data, options or {}, settings, 2048, seed)
+    return [asdict(found) for found in find_shortcuts(task, dataset, seed)]
+
+
+def describe_data(
+    source: DataSource, *, modality: str | None = None, reading: dict[str, Any] | None = None, **settings: Any
+) -> dict[str, Any]:
+    """What a source holds, in plain types: modality, count, sizes, labels, what is broken."""
+    given = {**(reading or {}), **named(**settings)}
+    return open_data(source, modality=modality, max_broken=1.0, **given).describe()
+
+
+def report(runs: str | Path | Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """One self-contained HTML page for a run, or for several side by side.
+
+    Raises:
+        UsageError: no run was given.
+    """
+    folders = [runs] if isinstance(runs, (str, Path)) else list(runs)
+    if len(folders) == 1 and out is None:
+        return write_run_report(folders[0])
+    return write_compare_report(out or "compare.html", None, folders)

@@ -23,6 +23,7 @@ class Row(NamedTuple):
         asks: what the network is asked.
         encoder: the default encoder; a vision transformer where the method needs patches.
         needs: `patches` where only a vision transformer fits, `any` otherwise.
+        labels: whether its loss may read labels; to every other method they are not shown.
     """
 
     slug: str
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     asks: str
     encoder: str = "resnet18"
     needs: Literal["any", "patches"] = "any"
+    labels: bool = False
 
 
 VIT = "vit_tiny_patch16_224"

@@ -180,6 +180,20 @@ def pairs(assignments: list[str]) -> dict[str, str]:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"--set takes key=value, not '{text}'")
+            raise UsageError(f"key=value is expected, not '{text}'")
         result[key.strip()] = value.strip()
     return result
+
+
+def values(assignments: list[str]) -> dict[str, Any]:
+    """`key=value` texts with each value read as YAML: 3 is a number, [1, 2] a list, all else text.
+
+    Raises:
+        UsageError: one of them has no `=`, or its value is no YAML.
+    """
+    import yaml
+
+    try:
+        return {key: yaml.safe_load(text) for key, text in pairs(assignments).items()}
+    except yaml.YAMLError as error:
+        raise UsageError(f"'{' '.join(assignments)}': {error}") from error

@@ -1,4 +1,4 @@
-"""Kinds of data, one row each: which files they lie in, what reads them, what encodes them. Imports no torch."""
+"""Kinds of data, one row each: the files they lie in, what reads and what encodes them. Imports no torch."""
 
 from __future__ import annotations
 

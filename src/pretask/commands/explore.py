@@ -18,6 +18,14 @@ Data = Annotated[
 ]
 
 
+Reading = Annotated[
+    list[str] | None, typer.Option("--read", help="A setting of the data's reader, key=value; repeatable.")
+]
+Modality = Annotated[
+    str | None, typer.Option("--modality", help="What to read the data as; default from their files.")
+]
+
+
 def list_(
     modality: Annotated[str | None, typer.Option("--modality", "-m", help="Only this modality.")] = None,
     as_json: Json = False,
@@ -55,13 +63,15 @@ def show(slug: str, as_json: Json = False) -> None:
 
 def data(
     source: Annotated[str, typer.Argument(help="Folder, list, .npz, .zip, parquet, shards or a name.")],
-    channels: Annotated[int | None, typer.Option(help="Channels to read as.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels to read pictures as.")] = None,
+    modality: Modality = None,
+    read: Reading = None,
     as_json: Json = False,
 ) -> None:
     """What is there: modality, count, sizes, labels, what is broken."""
     from pretask import api
 
-    facts = api.describe_data(source, channels=channels)
+    facts = api.describe_data(source, modality=modality, reading=config.values(read or []), channels=channels)
     if as_json:
         print_json(facts)
     else:
@@ -86,15 +96,16 @@ def preview(
     image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
     rows: Annotated[int, typer.Option(help="Samples to show.")] = 8,
     seed: int = 0,
+    read: Reading = None,
     set_: Set = None,
 ) -> None:
     """What goes in, what is hidden, what is asked."""
     from pretask import api
 
-    options = config.pairs(set_ or [])
     path = api.preview(
-        slug, data, out=out, run=run, image_size=image_size, rows=rows, seed=seed, options=options
-    )
+        slug, data, out=out, run=run, image_size=image_size, rows=rows, seed=seed,
+        reading=config.values(read or []), options=config.pairs(set_ or []),
+    )  # fmt: skip
     typer.echo(f"wrote {path}")
 
 
@@ -103,13 +114,17 @@ def shortcuts(
     data: Data = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
     seed: int = 0,
+    read: Reading = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
     """Do trivial statistics (borders, mean colour, JPEG grid ...) already solve the pretext?"""
     from pretask import api
 
-    rows = api.shortcuts(slug, data, image_size=image_size, seed=seed, options=config.pairs(set_ or []))
+    rows = api.shortcuts(
+        slug, data, image_size=image_size, seed=seed, reading=config.values(read or []),
+        options=config.pairs(set_ or []),
+    )  # fmt: skip
     if as_json:
         print_json(rows)
     elif rows:

@@ -1,11 +1,12 @@
-"""Commands that judge what was trained: evaluate, report, claim."""
+"""Commands that judge: evaluate, report, claim."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pretask.commands.explore import Data, Json
+from pretask import config
+from pretask.commands.explore import Data, Json, Modality, Reading
 from pretask.commands.output import SCORE_COLUMNS, print_json, print_table, score_rows
 
 
@@ -19,6 +20,8 @@ def evaluate(
         str | None, typer.Option("--protocol", "-p", help="Comma-separated protocols.")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    modality: Modality = None,
+    read: Reading = None,
     pool: Annotated[str | None, typer.Option(help="token or avg instead of the encoder's own.")] = None,
     seed: int = 0,
     as_json: Json = False,
@@ -27,8 +30,9 @@ def evaluate(
     from pretask import api
 
     scores = api.evaluate(
-        reference, data, test_data=test_data, protocols=protocol, image_size=image_size, pool=pool, seed=seed
-    )
+        reference, data, test_data=test_data, protocols=protocol, image_size=image_size, modality=modality,
+        reading=config.values(read or []), pool=pool, seed=seed,
+    )  # fmt: skip
     if as_json:
         print_json(scores)
     else:
@@ -45,4 +49,39 @@ def report(
     typer.echo(f"wrote {api.report(runs, out)}")
 
 
-COMMANDS = (evaluate, report)
+def claim(
+    slug: Annotated[str, typer.Argument(help="A claim, or all.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Only show that it runs: no verdict.")] = False,
+    seeds: Annotated[int | None, typer.Option(help="Repetitions; default the claim's own.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of evidence.")] = Path("evidence"),
+    as_json: Json = False,
+) -> None:
+    """Run the experiment that a method's central statement stands or falls by."""
+    from pretask.studies.claim import list_claims
+    from pretask.studies.experiment import run_claim
+
+    slugs = list_claims() if slug == "all" else [slug]
+    results = [run_claim(name, quick=quick, seeds=seeds, out=out) for name in slugs]
+    if as_json:
+        print_json(results)
+        return
+    for result in results:
+        if quick:
+            typer.echo(f"{result['slug']}: it runs")
+            continue
+        print_table(
+            f"{result['slug']}: {result['verdict']}\n{result['statement']}",
+            ("comparison", "effect", "95 % interval", "verdict"),
+            [comparison_row(part) for part in result["comparisons"]],
+        )
+
+
+def comparison_row(part: dict[str, Any]) -> list[Any]:
+    low, high = part["interval"]
+    name = f"{part['metric']}: {part['arm']}" + (f" - {part['against']}" if part["against"] else "")
+    sign = ">" if part["claimed"] == "higher" else "<"
+    interval = "" if low is None else f"[{low:+.4f}, {high:+.4f}]"
+    return [f"{name} {sign} {part['margin']:g}", f"{part['effect']:+.4f}", interval, part["verdict"]]
+
+
+COMMANDS = (evaluate, report, claim)

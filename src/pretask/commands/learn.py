@@ -7,7 +7,7 @@ import typer
 import yaml
 
 from pretask import config
-from pretask.commands.explore import Data, Json, Set
+from pretask.commands.explore import Data, Json, Reading, Set
 from pretask.commands.output import SCORE_COLUMNS, print_json, print_table, score_rows
 from pretask.errors import UsageError
 
@@ -39,6 +39,7 @@ def train(
     image_size: ImageSize = None,
     patch_size: Annotated[int | None, typer.Option(help="Side of a patch, for transformers.")] = None,
     channels: Annotated[int | None, typer.Option(help="Channels to read pictures as.")] = None,
+    read: Reading = None,
     init: Annotated[str | None, typer.Option(help="Start from a run folder's or timm's weights.")] = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
     devices: Annotated[int, typer.Option(help="Devices a node.")] = 1,
@@ -65,9 +66,12 @@ def train(
     from pretask import api
 
     given = {
-        name: value for name, value in ctx.params.items() if name not in ("set_", "config_file", "as_json")
+        name: value
+        for name, value in ctx.params.items()
+        if name not in ("set_", "config_file", "as_json", "read")
     }
     settings = merge(given, read_config(config_file), ctx)
+    settings["reading"] = {**(settings.pop("reading", None) or {}), **config.values(read or [])}
     settings["options"] = {**(settings.pop("options", None) or {}), **config.pairs(set_ or [])}
     settings["loggers"] = settings.pop("logger", None) or ()
     run = api.train(settings.pop("slug"), settings.pop("data"), **settings)
@@ -101,7 +105,7 @@ def merge(given: dict[str, Any], file: dict[str, Any], ctx: typer.Context) -> di
     """Settings of the file, overruled by what was typed."""
     if "method" in file:
         file["slug"] = file.pop("method")
-    config_keys = {*given, "options"}
+    config_keys = {*given, "options", "reading"}
     unknown = sorted(set(file) - config_keys)
     if unknown:
         raise UsageError(
@@ -132,6 +136,7 @@ def compare(
         str | None, typer.Option(help="option=a,b,c: one method's option instead of methods.")
     ] = None,
     overwrite: Overwrite = False,
+    read: Reading = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -141,7 +146,7 @@ def compare(
     board = api.compare(
         slugs, data, encoder=encoder, out=out, epochs=epochs, max_steps=max_steps, batch_size=batch_size,
         image_size=image_size, seeds=seeds, protocols=protocol, vary=vary, overwrite=overwrite,
-        options=config.pairs(set_ or []),
+        reading=config.values(read or []), options=config.pairs(set_ or []),
     )  # fmt: skip
     if as_json:
         print_json(board)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pretask.commands.explore import Data
+from pretask import config
+from pretask.commands.explore import Data, Modality, Reading
 
 
 def embed(
@@ -15,12 +16,17 @@ def embed(
         "embeddings.parquet"
     ),
     image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    modality: Modality = None,
+    read: Reading = None,
     pool: Annotated[str | None, typer.Option(help="token or avg instead of the encoder's own.")] = None,
 ) -> None:
     """One vector a sample."""
     from pretask import api
 
-    path, shape = api.embed(reference, data, out, image_size=image_size, pool=pool)
+    path, shape = api.embed(
+        reference, data, out, image_size=image_size, modality=modality, reading=config.values(read or []),
+        pool=pool,
+    )  # fmt: skip
     typer.echo(f"wrote {shape[0]} x {shape[1]} to {path}")
 
 

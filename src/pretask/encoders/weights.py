@@ -1,4 +1,4 @@
-"""An encoder on disk: its library's own weights in safetensors, with what rebuilds the model in the header."""
+"""An encoder on disk: its library's own weights in safetensors, and in the header what rebuilds the model."""
 
 import json
 import os
@@ -70,9 +70,7 @@ def read_encoder(path: Path) -> Encoder:
     return encoder
 
 
-def load_encoder(
-    reference: str | Path, modality: str = "image", *, seed: int = 0, **inputs: Any
-) -> Encoder:
+def load_encoder(reference: str | Path, modality: str = "image", *, seed: int = 0, **inputs: Any) -> Encoder:
     """An encoder by reference.
 
     Args:

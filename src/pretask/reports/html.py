@@ -139,7 +139,8 @@ def summary(record: Record) -> str:
     source = plain(data.get("source") or data.get("name") or "unlabelled data")
     count = data.get("samples") or data.get("count") or data.get("num_samples")
     amount = f" ({count:,} samples)" if isinstance(count, int) else ""
-    size = encoder.get("image_size")
+    inputs = encoder.get("inputs")
+    size = inputs.get("image_size") if isinstance(inputs, dict) else None
     return (
         f"{name} learned from {source}{amount}"
         + (f" at {size} px." if size else ".")

@@ -72,7 +72,8 @@ class Bench:
     @classmethod
     def of(cls, claim: Claim, note: Note) -> Bench:
         """Open the claim's data, or its embedded ones where these are missing."""
-        name, source = claim.data, claim.data if claim.data in modalities.BY_EMBEDDED else find_data(claim.data)
+        name, embedded = claim.data, claim.data in modalities.BY_EMBEDDED
+        source = name if embedded else find_data(name)
         if source is None:
             name = source = claim.fallback
             note(f"{claim.data} is not in ${FOLDER}: {name} stands in for it")
