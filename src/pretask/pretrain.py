@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,8 +161,7 @@ def prepare_job(
     else:
         name = type(task).__name__.lower()
     count = 0 if train_set.stream else len(train_set)
-    kept = planned.get("plan")
-    plan = make_plan(task.recipe, count, **planned) if kept is None else Plan.from_dict(kept)
+    plan = make_plan(task.recipe, count, **planned)
     source = str(data) if isinstance(data, (str, Path)) else dataset.name
     config = {
         "task": name,
@@ -170,7 +169,7 @@ def prepare_job(
         "data": {"source": source, "modality": dataset.modality, "samples": count, "reading": reading},
         "encoder": task.encoder.describe() if isinstance(task.encoder, Encoder) else repr(task.encoder),
         "init": None if init is None else str(init),
-        "plan": asdict(plan),
+        "plan": {**plan.describe(), "lr asked": planned["lr"]},
         "seed": seed,
         "chance": task.chance(plan.batch_size),
     }
@@ -245,6 +244,7 @@ def train(
     asked = {"image_size": image_size, "channels": channels, "workers": workers}
     reading |= {name: value for name, value in asked.items() if value is not None}
     planned = {"epochs": epochs, "max_steps": max_steps, "batch_size": batch_size, "lr": lr}
+    planned["shares"] = devices * nodes * accumulate
     if resume and out is not None and (Path(out) / "config.yaml").is_file():
         kept = Run(out).config
         check_same(kept, task, data, out)
@@ -252,8 +252,9 @@ def train(
         data = kept["data"]["source"] if data is None else data
         if not isinstance(encoder, Encoder):
             encoder, patch_size = kept["encoder"]["name"], kept["encoder"]["inputs"].get("patch_size")
-        options, reading, seed = kept["options"], kept["data"]["reading"], kept["seed"]
-        init, planned = kept["init"], {"plan": kept["plan"]}
+        options, reading, seed, init = kept["options"], kept["data"]["reading"], kept["seed"], kept["init"]
+        plan = kept["plan"]
+        planned |= {"batch_size": plan["batch_size"], "max_steps": plan["steps"], "lr": plan["lr asked"]}
     if task is None:
         raise UsageError("which method? `pretask list` shows them")
     job = prepare_job(task, data, encoder, options, reading, patch_size, init, seed, planned)

@@ -56,7 +56,7 @@ def budget(arms: dict[str, Arm], count: int, given: dict[str, Any]) -> dict[str,
     """The same batch and number of steps for all: what is not given is what the first method would take."""
     recipe = task_class(next(iter(arms.values()))[0].split("+")[0]).recipe
     plan = make_plan(recipe, count, **given)
-    return {"batch_size": plan.batch_size, "max_steps": plan.total_steps}
+    return {"batch_size": plan.batch_size, "max_steps": plan.steps}
 
 
 def compare(
@@ -142,7 +142,7 @@ def trained(
     if used:
         kept = Run(folder).config
         asked = (slug, options, shared["max_steps"], shared["batch_size"])
-        if (kept["task"], kept["options"], kept["plan"]["total_steps"], kept["plan"]["batch_size"]) != asked:
+        if (kept["task"], kept["options"], kept["plan"]["steps"], kept["plan"]["batch_size"]) != asked:
             raise UsageError(
                 f"'{folder}' holds another comparison's run: choose another --out, or --overwrite"
             )
