@@ -48,12 +48,13 @@ class Step:
         steps_per_epoch: int = 1,
         seed: int = 0,
         device: str | torch.device = "cpu",
+        stage: int = 0,
     ) -> Step:
         """The step with the randomness that belongs to (seed, index), whatever ran before it."""
         generator = torch.Generator(device=device)
         mixed = np.random.SeedSequence([seed, index]).generate_state(2, np.uint32)
         generator.manual_seed((int(mixed[0]) << 32 | int(mixed[1])) & (2**63 - 1))
-        return cls(index, max(total, 1), max(steps_per_epoch, 1), generator)
+        return cls(index, max(total, 1), max(steps_per_epoch, 1), generator, stage=stage)
 
     @property
     def epoch(self) -> int:

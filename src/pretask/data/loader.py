@@ -61,6 +61,7 @@ def batches(
     rank: int = 0,
     world: int = 1,
     workers: int | None = None,
+    parts: int = 1,
 ) -> Iterator[Batch]:
     """Batches number `start` to `stop` - 1 of the stream that belongs to `seed`.
 
@@ -73,24 +74,30 @@ def batches(
         rank: which process this is: it gets its share of the joined batch's rows, in order of rank.
         world: how many processes there are.
         workers: processes that decode; default the data set's. Without effect on data in memory.
+        parts: each process's share comes in so many parts, one after the other.
 
     Raises:
         UsageError: the batch cannot be shared evenly.
     """
-    if batch_size % world:
-        raise UsageError(f"a batch of {batch_size} cannot be shared by {world} processes evenly")
+    if batch_size % (world * parts):
+        raise UsageError(
+            f"a batch of {batch_size} cannot be shared evenly by {world} processes in {parts} parts each"
+        )
     workers = dataset.workers if workers is None else workers
     if isinstance(dataset, Stream):
-        yield from dataset.batches(batch_size, seed, start, stop, rank, world, workers)
+        small, first, last = batch_size // parts, start * parts, stop * parts
+        yield from dataset.batches(small, seed, first, last, rank, world, workers)
         return
     if len(dataset) < batch_size:
         warnings.warn(
             f"{dataset.name} has {len(dataset)} samples, fewer than a batch of {batch_size}: every batch "
             "repeats some of them. A smaller batch is better.", stacklevel=2,
         )  # fmt: skip
-    share = batch_size // world
-    order = Order(len(dataset), batch_size, seed)
-    mine = (order[number][rank * share : (rank + 1) * share] for number in range(start, stop))
+    share = batch_size // (world * parts)
+    order, own = Order(len(dataset), batch_size, seed), range(rank * parts, (rank + 1) * parts)
+    mine = (
+        order[number][place * share : (place + 1) * share] for number in range(start, stop) for place in own
+    )
     if dataset.in_memory or workers == 0:
         yield from map(dataset.batch, mine)
         return

@@ -1,22 +1,42 @@
 """Random draws for a batch, the same for one process as for many.
 
 Every process holds a generator with the same seed. A draw is made for the rows of all processes and
-each keeps its own, so that N processes see exactly what one would see with their joined batch.
+each keeps its own, so that N processes see exactly what one would see with their joined batch. The same
+holds for a batch that is computed in parts (`part_of`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+PART: ContextVar[tuple[int, int]] = ContextVar("PART", default=(0, 1))
+
+
+@contextmanager
+def part_of(number: int, parts: int) -> Iterator[None]:
+    """Within, what is drawn belongs to part `number` of a process's batch that is computed in `parts`."""
+    token = PART.set((number, parts))
+    try:
+        yield
+    finally:
+        PART.reset(token)
+
+
 def own_rows(draw: Callable[[int], Tensor], batch: int) -> Tensor:
-    """Rows of this process out of `draw(rows of all processes)`."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    """Rows of this process, and of this part of its batch, out of `draw(rows of all)`."""
+    number, parts = PART.get()
+    world, rank = 1, 0
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    if world * parts == 1:
         return draw(batch)
-    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    return draw(batch * world)[rank * batch : (rank + 1) * batch]
+    place = rank * parts + number
+    return draw(batch * world * parts)[place * batch : (place + 1) * batch]
 
 
 def uniform(
