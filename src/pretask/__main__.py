@@ -1,0 +1,5 @@
+"""`python -m pretask`."""
+
+from pretask.cli import main
+
+main()
