@@ -87,7 +87,9 @@ def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def save(folder: Path, task: nn.Module, optimisers: Mapping[str, Optimizer], place: Place, write: bool) -> None:
+def save(
+    folder: Path, task: nn.Module, optimisers: Mapping[str, Optimizer], place: Place, write: bool
+) -> None:
     """Write the checkpoint; every process takes part in gathering, one writes."""
     tensors, place.aliases = task_tensors(task)
     tensors = {TASK + name: tensor for name, tensor in tensors.items()}
@@ -135,7 +137,9 @@ def load_task(task: PretextTask, place: Place, tensors: Mapping[str, Tensor]) ->
         task.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise PretaskError(f"the checkpoint does not fit this task, its options or its data: {reason}") from error
+        raise PretaskError(
+            f"the checkpoint does not fit this task, its options or its data: {reason}"
+        ) from error
 
 
 def load_optimiser(optimiser: Optimizer, learner: str, tensors: Mapping[str, Tensor]) -> None:
@@ -147,9 +151,7 @@ def load_optimiser(optimiser: Optimizer, learner: str, tensors: Mapping[str, Ten
             parameter, _, key = name.removeprefix(start).rpartition("/")
             memory.setdefault(parameter, {})[key] = value
     named = [
-        pair
-        for group in optimiser.param_groups
-        for pair in zip(group["names"], group["params"], strict=True)
+        pair for group in optimiser.param_groups for pair in zip(group["names"], group["params"], strict=True)
     ]
     state = {
         number: {key: like(value, parameter) for key, value in memory[name].items()}

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from pretask.errors import UsageError
@@ -44,7 +45,9 @@ def make_fabric(precision: str, devices: int, nodes: int, strategy: str) -> Fabr
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"{devices} devices were asked for and this machine has {torch.cuda.device_count()}")
     if precision == "auto":
-        half = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        half = (
+            "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        )
         precision = half if cuda else "32-true"
     world = devices * nodes
     chosen: str | Strategy = "auto"
@@ -59,22 +62,15 @@ def make_fabric(precision: str, devices: int, nodes: int, strategy: str) -> Fabr
     )  # fmt: skip
 
 
-def is_main() -> bool:
-    """Whether this is the process that writes files; known before any process group is there."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
-
-
 def shard(task: nn.Module, mesh: Any) -> nn.Module:
     """FSDP: the blocks of transformers one by one, the rest together."""
-    from torch.distributed.fsdp import fully_shard
-
     for module in task.modules():
         blocks = getattr(module, "blocks", None)
         if isinstance(blocks, nn.Sequential | nn.ModuleList) and module is not task:
             for block in blocks:
                 fully_shard(block, mesh=mesh["data_parallel"])
-    return fully_shard(task, mesh=mesh["data_parallel"])
+    fully_shard(task, mesh=mesh["data_parallel"])
+    return task
 
 
 @contextmanager
@@ -84,7 +80,7 @@ def synced(module: nn.Module, sync: bool) -> Iterator[None]:
         with module.no_sync():
             yield
         return
-    if hasattr(module, "set_requires_gradient_sync"):
+    if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(sync)
     yield
 

@@ -30,7 +30,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def pinned(batch: Batch) -> Batch:
     """In memory that a GPU copies from by itself."""
-    return {key: value.pin_memory() if hasattr(value, "pin_memory") else value for key, value in batch.items()}
+    return {
+        key: value.pin_memory() if hasattr(value, "pin_memory") else value for key, value in batch.items()
+    }
 
 
 def feed(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

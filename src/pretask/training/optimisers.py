@@ -80,9 +80,11 @@ def layer_scales(encoder: nn.Module, decay: float) -> dict[str, float]:
     """
     from timm.models import group_parameters
 
-    model = getattr(encoder, "model", encoder)
+    model: Any = getattr(encoder, "model", encoder)
     if not hasattr(model, "group_matcher"):
-        raise UsageError(f"layer_decay needs an encoder that says what its layers are; {type(model).__name__} does not")
+        raise UsageError(
+            f"layer_decay needs an encoder that says what its layers are; {type(model).__name__} does not"
+        )
     layers: Mapping[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     last = max(layers.values())
     prefix = "model." if model is not encoder else ""

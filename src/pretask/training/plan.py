@@ -146,7 +146,8 @@ def make_plan(
     - *length*: 2,000 steps of the default batch up to 2,000 samples; beyond, steps grow with the root of the
       number of samples, so that a small folder is seen often and a large one is got through. 200 pictures:
       313 epochs. 2,000: 256. 50,000: 52. A million: 12. It depends on the data alone, not on the batch that
-      was asked for; a paper's own length is `epochs=recipe.epochs`.
+      was asked for; a paper's own length is `epochs=recipe.epochs`, by default that of a stream of classes
+      (`recipe.tasks`).
     - *rate*: the paper's, times batch / `recipe.lr_batch`. A rate that is asked for is the peak for this very
       batch; rates of other players, stages and groups change by the same factor.
     - *schedule*: warm-up as a share of the run, then the recipe's cosine or constant, by step.
@@ -168,14 +169,16 @@ def make_plan(
         if value is not None and value <= 0:
             raise UsageError(f"{name} must be positive, not {value}")
     if not count and not max_steps:
-        raise UsageError("the data are streamed, nobody knows their number: say with max_steps how long to train")
+        raise UsageError(
+            "the data are streamed, nobody knows their number: say with max_steps how long to train"
+        )
     usual = default_batch(recipe, count, shares)
     batch = batch_size or usual
     per_epoch = max(1, count // batch) if count else 0
     if max_steps:
         steps = max_steps
-    elif epochs:
-        steps = max(1, round(epochs * per_epoch))
+    elif epochs or recipe.tasks:
+        steps = max(1, round((epochs or recipe.epochs) * per_epoch))
     else:
         seen = STEPS * max(1.0, sqrt(count / SAMPLES)) * default_batch(recipe, count)
         steps = max(1, ceil(seen / count)) * per_epoch
