@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pretask.errors import UsageError
 from pretask.evaluation.features import frozen, to_device
 from pretask.evaluation.score import Labelled, Score
+from pretask.objectives.spectrum import collapse_std, rankme, singular_values
 from pretask.pretexts.views import apply_view, draw_view, simclr_views
 
 if TYPE_CHECKING:
@@ -31,25 +32,6 @@ def subset(x: Float[Tensor, "items dim"], limit: int, seed: int) -> Float[Tensor
     if len(x) <= limit:
         return x
     return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:limit]]
-
-
-def singular_values(x: Float[Tensor, "items dim"]) -> Float[Tensor, "rank"]:
-    """Largest first, in float64; from the smaller Gram matrix, many times faster than an SVD."""
-    x = x.double()
-    gram = x @ x.T if x.shape[1] > x.shape[0] else x.T @ x
-    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
-
-
-def rankme(x: Float[Tensor, "items dim"], eps: float = 1e-7) -> float:
-    """exp(entropy of the singular values), p_k = s_k / sum(s) + eps (Garrido et al., ICML 2023, eq. 1-2).
-
-    Features are not centred. Between 1 and min(items, dim).
-    """
-    s = singular_values(x)
-    if s.sum() == 0:
-        return 1.0
-    p = s / s.sum() + eps
-    return float((-(p * p.log()).sum()).exp())
 
 
 def alpha_req(
@@ -85,11 +67,6 @@ def alignment(first: Float[Tensor, "items dim"], second: Float[Tensor, "items di
     """mean |z1 - z2|^2 over pairs of views, L2-normalised (Wang & Isola, ICML 2020)."""
     difference = F.normalize(first.double(), dim=1) - F.normalize(second.double(), dim=1)
     return float(difference.square().sum(1).mean())
-
-
-def collapse_std(x: Float[Tensor, "items dim"]) -> float:
-    """Mean over dimensions of the standard deviation of L2-normalised features; healthy is 1/sqrt(dim)."""
-    return float(F.normalize(x.double(), dim=1).std(0).mean())
 
 
 def lidar(views: Float[Tensor, "images views dim"], delta: float = 1e-4, eps: float = 1e-8) -> float:
