@@ -16,7 +16,7 @@ from pretask.encoders.image import Pool
 from pretask.errors import UsageError, need
 from pretask.evaluation.features import extract
 from pretask.evaluation.protocols import evaluate as measure
-from pretask.evaluation.protocols import test_part
+from pretask.evaluation.protocols import read_alike, test_part, test_part_of
 from pretask.evaluation.shortcuts import shortcuts as find_shortcuts
 from pretask.export import Format
 from pretask.export import export as export_encoder
@@ -91,6 +91,7 @@ def evaluate(
     data: DataSource | None = None,
     *,
     test_data: DataSource | None = None,
+    ood_data: Sequence[DataSource] = (),
     protocols: str | Sequence[str] | None = None,
     image_size: int | None = None,
     modality: str | None = None,
@@ -104,6 +105,7 @@ def evaluate(
         reference: a run folder, an encoder, `timm:NAME`, `random:NAME` or `pixels`.
         data: what classifiers learn from; default what the run learned from.
         test_data: what is judged; default the data's own test or val split, or a fifth held out.
+        ood_data: what `ood` should tell apart from the data; default the other embedded sets.
         protocols: names, or one string of them with commas; default those that fit the data.
         image_size: input side in pixels.
         modality: what to read the data as.
@@ -124,9 +126,11 @@ def evaluate(
     if test_data is not None:
         train_set = dataset.split("train") or dataset
         test_set = open_data(test_data, modality=dataset.modality, **test_settings(dataset, settings))
-        test_set = test_set.split("test") or test_set.split("val") or test_set
+        test_set = test_part_of(test_set)
         same_classes(train_set, test_set)
-    scores = measure(encoder, train_set, test_set, names, seed, pool=pool)
+    alike = {"modality": dataset.modality, **test_settings(dataset, settings)}
+    outside = [open_data(source, **alike) for source in ood_data]
+    scores = measure(encoder, train_set, test_set, names, seed, outside=outside, pool=pool)
     arm = "encoder" if is_run(reference) or isinstance(reference, Encoder) else str(reference)
     found = [{**score.to_dict(), "arm": arm, "data": test_set.name} for score in scores]
     if is_run(reference):
@@ -137,9 +141,7 @@ def evaluate(
 
 def test_settings(dataset: Dataset, settings: dict[str, Any]) -> dict[str, Any]:
     """Test data are read as the data they belong to."""
-    if dataset.modality != "image":
-        return settings
-    return {**settings, "image_size": dataset.image_size, "channels": dataset.channels}
+    return {**settings, **read_alike(dataset)}
 
 
 def same_classes(train_set: Dataset, test_set: Dataset) -> None:

@@ -16,6 +16,10 @@ def evaluate(
     test_data: Annotated[
         str | None, typer.Option(help="Test data; default the data's own test split.")
     ] = None,
+    ood_data: Annotated[
+        list[str] | None,
+        typer.Option(help="Data that `ood` should tell apart; may be repeated; default other embedded sets."),
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option("--protocol", "-p", help="Comma-separated protocols.")
     ] = None,
@@ -30,8 +34,8 @@ def evaluate(
     from pretask import api
 
     scores = api.evaluate(
-        reference, data, test_data=test_data, protocols=protocol, image_size=image_size, modality=modality,
-        reading=config.values(read or []), pool=pool, seed=seed,
+        reference, data, test_data=test_data, ood_data=ood_data or (), protocols=protocol,
+        image_size=image_size, modality=modality, reading=config.values(read or []), pool=pool, seed=seed,
     )  # fmt: skip
     if as_json:
         print_json(scores)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from math import cos, pi
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,13 @@ def rate(step: int, total: int) -> float:
 
 
 def labelled(dataset: Dataset) -> Dataset:
-    """Without the samples whose label is unknown (negative)."""
+    """Without the samples whose label is unknown (negative).
+
+    Raises:
+        UsageError: there are no labels.
+    """
+    if dataset.labels is None:
+        raise UsageError("fine-tuning needs labels")
     known = (dataset.labels >= 0).nonzero().flatten()
     return dataset if len(known) == len(dataset) else dataset.subset(known)
 
@@ -67,10 +73,17 @@ def augment(batch: Batch, modality: str, spec: ViewSpec, generator: torch.Genera
     return apply_view(spec, image, draw_view(spec, len(image), generator, batch.get("size")))
 
 
-def finetune(
+class Tuned(NamedTuple):
+    """An encoder trained further on labels, the linear layer it was trained with, and how."""
+
+    encoder: nn.Module
+    head: nn.Linear
+    detail: dict[str, Any]
+
+
+def fine_tuned(
     encoder: nn.Module,
     train_set: Dataset,
-    test_set: Dataset,
     *,
     epochs: int = 20,
     batch_size: int = 128,
@@ -83,8 +96,8 @@ def finetune(
     pool: Pool | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
-) -> list[Score]:
-    """Train a copy of the encoder and a linear head on labels, then judge it once.
+) -> Tuned:
+    """Train a copy of the encoder and a linear head on labels.
 
     AdamW with layer-wise decay of the rate, warm-up and cosine, label smoothing and a random crop (a
     small form of MAE's and BEiT's recipe). Mirroring is off: it hurts where left and right matter.
@@ -92,7 +105,6 @@ def finetune(
     Args:
         encoder: where to start; it is not changed.
         train_set: pictures and labels to learn from.
-        test_set: what is judged.
         epochs: passes over the training set.
         batch_size: samples a step.
         lr: peak rate of the head.
@@ -103,20 +115,19 @@ def finetune(
         flip: probability of mirroring.
         pool: `token`, `avg` or `token+avg`; None takes what the encoder gives.
         seed: of batches, crops and dropout.
-        device: where to train.
+        device: where to train, and where the encoder is then.
 
     Raises:
         UsageError: the data have no labels.
     """
     from pretask.data.loader import batches, steps_per_epoch
 
-    if train_set.labels is None or test_set.labels is None:
-        raise UsageError("fine-tuning needs labels")
-    train_set, test_set = labelled(train_set), labelled(test_set)
+    train_set = labelled(train_set)
+    classes = int(train_set.labels.max()) + 1  # type: ignore[union-attr]  # `labelled` has seen them
     width = extract(encoder, train_set.subset(torch.arange(1)), pool=pool)[0].shape[1]
     place = pick_device(encoder, device)[1]
     encoder = copy.deepcopy(encoder).to(place)
-    head = nn.Linear(width, int(train_set.labels.max()) + 1, device=place)
+    head = nn.Linear(width, classes, device=place)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     optimizer = torch.optim.AdamW(groups(encoder, head, lr, weight_decay, layer_decay))
@@ -125,7 +136,7 @@ def finetune(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total))
     spec = ViewSpec(getattr(encoder, "image_size", 1), scale=crop_scale, flip=flip)
     encoder.train()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)  # of dropout
         for index, batch in enumerate(batches(train_set, batch_size, seed=seed, stop=total)):
             batch = to_device(batch, place)
@@ -139,8 +150,37 @@ def finetune(
             nn.utils.clip_grad_norm_([*encoder.parameters(), *head.parameters()], 1.0)
             optimizer.step()
             schedule.step()
-    x, truth = extract(encoder, test_set, pool=pool, device=place)
-    with torch.no_grad():
-        answers = head.cpu()(x).argmax(1)
     detail = {"epochs": epochs, "steps": total, "batch_size": batch_size, "lr": lr, "pool": pool}
-    return [accuracy_score("finetune", "accuracy", answers, truth, seed, **detail)]
+    return Tuned(encoder.eval(), head.requires_grad_(False).cpu(), detail)
+
+
+def finetune(
+    encoder: nn.Module,
+    train_set: Dataset,
+    test_set: Dataset,
+    *,
+    pool: Pool | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    **settings: Any,
+) -> list[Score]:
+    """Train a copy of the encoder and a linear head on labels, then judge it once.
+
+    Args:
+        encoder: where to start; it is not changed.
+        train_set: pictures and labels to learn from.
+        test_set: what is judged.
+        pool: `token`, `avg` or `token+avg`; None takes what the encoder gives.
+        seed: of batches, crops and dropout.
+        device: where to train.
+        settings: further ones of `fine_tuned`.
+
+    Raises:
+        UsageError: the data have no labels.
+    """
+    test_set = labelled(test_set)
+    tuned = fine_tuned(encoder, train_set, pool=pool, seed=seed, device=device, **settings)
+    x, truth = extract(tuned.encoder, test_set, pool=pool)
+    assert truth is not None
+    answers = tuned.head(x).argmax(1)
+    return [accuracy_score("finetune", "accuracy", answers, truth, seed, **tuned.detail)]

@@ -208,6 +208,46 @@ def fit_logistic(
     return Classifier(scale, torch.einsum("dr,fcr->fdc", axes.axes, weight[..., :-1]), weight[..., -1])
 
 
+class Chosen(NamedTuple):
+    """A classifier whose penalty was chosen on held-out training items, and how well each penalty did."""
+
+    model: Classifier
+    penalty: float
+    validation: dict[str, float]
+
+
+def fit_chosen(
+    train: Labelled,
+    *,
+    penalties: tuple[float, ...] = PENALTIES,
+    validation: float = 0.2,
+    max_iter: int = 200,
+    memory: int = MEMORY,
+    seed: int = 0,
+) -> Chosen:
+    """Logistic regression on all items with the penalty that does best on a share of them.
+
+    Args:
+        train: features and labels.
+        penalties: L2 strengths to choose from.
+        validation: share of the items that chooses.
+        max_iter: iterations at most for each fit.
+        memory: bytes of logits held at once.
+        seed: of the split.
+    """
+    x, y = train
+    classes = int(y.max()) + 1
+    kept, held = stratified(y.cpu(), validation, seed)
+    if len(held) == 0:  # one item a class: nothing to choose with
+        kept = held = torch.arange(len(y))
+    trials = fit_logistic(x[kept], y[kept], penalties, classes=classes, max_iter=max_iter, memory=memory)
+    by_penalty = (trials(x[held]).argmax(2) == y[held]).double().mean(1)
+    best = penalties[int(by_penalty.argmax())]  # the strongest penalty of those that do equally well
+    model = fit_logistic(x, y, (best,), classes=classes, max_iter=max_iter, memory=memory)
+    named = {f"{p:g}": float(v) for p, v in zip(penalties, by_penalty, strict=True)}
+    return Chosen(model, best, named)
+
+
 def linear(
     train: Labelled,
     test: Labelled,
@@ -229,20 +269,12 @@ def linear(
         memory: bytes of logits held at once.
         seed: of the split and the bootstrap.
     """
-    (x, y), (x_test, y_test) = train, test
-    classes = int(y.max()) + 1
-    kept, held = stratified(y.cpu(), validation, seed)
-    if len(held) == 0:  # one item a class: nothing to choose with
-        kept = held = torch.arange(len(y))
-    trials = fit_logistic(x[kept], y[kept], penalties, classes=classes, max_iter=max_iter, memory=memory)
-    by_penalty = (trials(x[held]).argmax(2) == y[held]).double().mean(1)
-    best = int(by_penalty.argmax())  # the strongest penalty of those that do equally well
-    model = fit_logistic(x, y, (penalties[best],), classes=classes, max_iter=max_iter, memory=memory)
-    logits = model(x_test)[0]
-    detail = {
-        "penalty": penalties[best],
-        "validation": {f"{p:g}": float(v) for p, v in zip(penalties, by_penalty, strict=True)},
-    }
-    if classes > 5:
+    chosen = fit_chosen(
+        train, penalties=penalties, validation=validation, max_iter=max_iter, memory=memory, seed=seed
+    )
+    x_test, y_test = test
+    logits = chosen.model(x_test)[0]
+    detail = {"penalty": chosen.penalty, "validation": chosen.validation}
+    if logits.shape[1] > 5:
         detail["top5"] = float((logits.topk(5).indices == y_test[:, None]).any(1).double().mean())
     return [accuracy_score("linear", "accuracy", logits.argmax(1), y_test, seed, **detail)]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from pretask import modalities
+from pretask.data import Dataset, open_data
+from pretask.data.dataset import spread
 from pretask.errors import UsageError
 from pretask.evaluation.features import Pool, Precision, extract
 from pretask.evaluation.fewshot import fewshot
@@ -25,11 +29,10 @@ from pretask.evaluation.label_free import (
     uniformity_score,
 )
 from pretask.evaluation.linear import linear
+from pretask.evaluation.ood import one_class, ood
 from pretask.evaluation.score import Labelled, Score
+from pretask.evaluation.sequence import sequence
 from pretask.evaluation.splits import holdout
-
-if TYPE_CHECKING:
-    from pretask.data import Dataset
 
 log = logging.getLogger("pretask")
 
@@ -40,13 +43,14 @@ class Protocol(NamedTuple):
     Args:
         run: `run(train, test, seed=...) -> list[Score]`; train and test are (features, labels), or data
             sets behind the encoder: `run(encoder, train_set, test_set, seed=..., device=...)`.
-        takes: `features` or `encoder`.
+        takes: `features`, `encoder`, or `outside`: features, with those of other data sets by name behind
+            train and test.
         labels: whether it needs labels.
         meaning: one line for people.
     """
 
     run: Callable[..., list[Score]]
-    takes: Literal["features", "encoder"]
+    takes: Literal["features", "encoder", "outside"]
     labels: bool
     meaning: str
 
@@ -62,6 +66,11 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "finetune": Protocol(finetune, "encoder", True, "the whole encoder is trained further on labels"),
     "retrieval": Protocol(retrieval, "features", True, "are the nearest training samples of the same class?"),
+    "sequence": Protocol(
+        sequence, "encoder", True, "the encoder learns classes a few at a time; how many does it forget?"
+    ),
+    "ood": Protocol(ood, "outside", True, "are other data told apart from these? ten scores"),
+    "one-class": Protocol(one_class, "features", True, "is one class told apart from each other one?"),
     "rankme": Protocol(rankme_score, "features", False, "how many directions the features use"),
     "lidar": Protocol(lidar_score, "encoder", False, "how many directions tell pictures apart despite views"),
     "alpha_req": Protocol(
@@ -71,6 +80,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "alignment": Protocol(alignment_score, "encoder", False, "how close two views of a picture lie"),
     "collapse": Protocol(collapse_score, "features", False, "spread of the features; 0 is complete collapse"),
 }
+
+MOST_OUTSIDE = 10_000  # samples of each other data set
 
 DEFAULT = ("knn", "linear", "rankme", "alpha_req", "uniformity", "collapse")
 
@@ -96,6 +107,25 @@ def test_part(train_set: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     return holdout(train_set, seed=seed)
 
 
+def test_part_of(dataset: Dataset) -> Dataset:
+    """The set's own test or val split, or all of it."""
+    return dataset.split("test") or dataset.split("val") or dataset
+
+
+def read_alike(dataset: Dataset) -> dict[str, Any]:
+    """Settings of a reader that make other pictures fit the encoders of these."""
+    if dataset.modality != "image":
+        return {}
+    return {"image_size": dataset.image_size, "channels": dataset.channels}
+
+
+def other_sets(dataset: Dataset) -> list[Dataset]:
+    """What is embedded of the same kind of data and is not this set, read alike."""
+    own = dataset.name.partition(" (")[0]
+    names = [name for name in modalities.find(dataset.modality).embedded if name != own]
+    return [open_data(name, modality=dataset.modality, **read_alike(dataset)) for name in names]
+
+
 def known_labels(part: Labelled) -> Labelled:
     """Without the samples whose label is unknown (negative)."""
     x, y = part
@@ -111,6 +141,7 @@ def evaluate(
     protocols: Sequence[str] | None = None,
     seed: int = 0,
     *,
+    outside: Sequence[Dataset] = (),
     device: torch.device | str | None = None,
     pool: Pool | None = None,
     precision: Precision = "32",
@@ -126,6 +157,7 @@ def evaluate(
         protocols: names from `PROTOCOLS`; default `DEFAULT`, less those that need labels where there
             are none.
         seed: of splits, subsets and intervals.
+        outside: what `ood` should reject, the test split where a set has one; default `other_sets`.
         device: where the encoder runs.
         pool: `token`, `avg` or `token+avg` instead of what the encoder gives.
         precision: `bf16` is faster on GPUs.
@@ -148,18 +180,20 @@ def evaluate(
             )
         note(f"{names} left out: '{unlabelled[0]}' has no labels")
         chosen = {name: protocol for name, protocol in chosen.items() if not protocol.labels}
-    parts: list[Labelled] = []
-    if any(protocol.takes == "features" for protocol in chosen.values()):
-        parts = [
-            extract(encoder, part, device=device, pool=pool, precision=precision, cache=cache)
-            for part in (train_set, test_set)
-        ]
+    look = partial(extract, encoder, device=device, pool=pool, precision=precision, cache=cache)
+    takes = {protocol.takes for protocol in chosen.values()}
+    parts = [look(part) for part in (train_set, test_set)] if takes & {"features", "outside"} else []
+    others = {}
+    if "outside" in takes:
+        judged = [test_part_of(part) for part in outside or other_sets(train_set)]
+        others = {part.name: look(part.subset(spread(len(part), MOST_OUTSIDE)))[0] for part in judged}
     scores: list[Score] = []
     for name, protocol in chosen.items():
         if protocol.takes == "encoder":
             found = protocol.run(encoder, train_set, test_set, seed=seed, device=device)
         else:
-            found = protocol.run(*(map(known_labels, parts) if protocol.labels else parts), seed=seed)
+            given: list[Any] = [known_labels(part) for part in parts] if protocol.labels else list(parts)
+            found = protocol.run(*given, *([others] if protocol.takes == "outside" else []), seed=seed)
         if not found:
             note(f"{name} left out: too few samples or dimensions for it")
         scores += found

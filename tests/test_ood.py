@@ -1,0 +1,314 @@
+"""Out-of-distribution scores and what they are judged by, against loops written from their formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pretask.data import Dataset, open_data
+from pretask.encoders import build_encoder
+from pretask.errors import PretaskError, UsageError
+from pretask.evaluation import ood_scores, protocols
+from pretask.evaluation.detection import aupr, auroc, auroc_interval, false_positives, placements
+from pretask.evaluation.features import extract
+from pretask.evaluation.finetune import fine_tuned, finetune
+from pretask.evaluation.linear import fit_chosen
+from pretask.evaluation.ood import head_of, one_class, ood
+from pretask.evaluation.ood_scores import HEADLESS, PAPER, SCORES, Head, Known, score_all
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture
+def known() -> Known:
+    """500 features of 10 classes around different places, off the origin; one class is never predicted."""
+    labels = torch.arange(500) % 10
+    features = normal(500, 24) + 2 * normal(10, 24, seed=1)[labels] + 1
+    weight, bias = normal(10, 24, seed=2) / 5, normal(10, seed=3)
+    bias[7] = -50
+    return Known(features, labels, Head(weight, bias))
+
+
+@pytest.fixture
+def fresh() -> torch.Tensor:
+    return 2 * normal(40, 24, seed=4) + 1
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    e = [math.exp(value - max(logits)) for value in logits]
+    return np.array(e) / sum(e)
+
+
+def logits_of(known: Known, z: np.ndarray) -> np.ndarray:
+    w, b = known.head.weight.numpy(), known.head.bias.numpy()
+    return np.array([sum(w[k, c] * z[c] for c in range(len(z))) + b[k] for k in range(len(b))])
+
+
+def log_sum_exp(values: np.ndarray) -> float:
+    return max(values) + math.log(sum(math.exp(value - max(values)) for value in values))
+
+
+def left_over(known: Known, dropped: int) -> tuple[np.ndarray, np.ndarray]:
+    """u and R of the paper, by a general eigendecomposition as the official code has it."""
+    u = -np.linalg.pinv(known.head.weight.numpy()) @ known.head.bias.numpy()
+    rows = known.features.numpy() - u
+    covariance = sum(np.outer(row, row) for row in rows) / len(rows)
+    values, vectors = np.linalg.eig(covariance)
+    order = sorted(range(len(values)), key=lambda i: -values[i])
+    return u, np.stack([vectors[:, i] for i in order[dropped:]], axis=1)
+
+
+def naive(name: str, known: Known, z: np.ndarray) -> float:
+    train, w = known.features.numpy(), known.head.weight.numpy()
+    l = logits_of(known, z)  # noqa: E741
+    p, classes = softmax(l), len(l)
+    if name == "msp":
+        return max(p)
+    if name == "maxlogit":
+        return max(l)
+    if name == "energy":
+        return log_sum_exp(l)
+    if name == "react":
+        flat = sorted(train.flatten())
+        place = 0.99 * (len(flat) - 1)
+        low = int(place)
+        c = flat[low] + (place - low) * (flat[low + 1] - flat[low])
+        return log_sum_exp(logits_of(known, np.array([min(value, c) for value in z])))
+    if name in ("residual", "vim"):
+        u, r = left_over(known, 12)
+        norm = math.sqrt(sum(value**2 for value in (z - u) @ r))
+        if name == "residual":
+            return -norm
+        tops = np.mean([max(logits_of(known, row)) for row in train])
+        norms = np.mean([math.sqrt(sum(((row - u) @ r) ** 2)) for row in train])
+        return log_sum_exp(l) - tops / norms * norm
+    if name == "mahalanobis":
+        labels = known.labels.numpy()
+        means = [train[labels == k].mean(0) for k in range(classes)]
+        centred = [row - means[k] for row, k in zip(train, labels, strict=True)]
+        precision = np.linalg.pinv(sum(np.outer(row, row) for row in centred) / len(train))
+        return -min((z - m) @ precision @ (z - m) for m in means)
+    if name == "gradnorm":
+        layer = nn.Linear(w.shape[1], classes).double()
+        layer.weight.data, layer.bias.data = known.head.weight.clone(), known.head.bias.clone()
+        loss = -(torch.ones(1, classes) * layer(torch.from_numpy(z)[None]).log_softmax(1)).sum(1).mean()
+        loss.backward()
+        return float(layer.weight.grad.abs().sum())
+    if name == "kl-matching":
+        answers = [softmax(logits_of(known, row)) for row in train]
+        best = math.inf
+        for k in range(classes):
+            own = [q for q in answers if q.argmax() == k]
+            q = np.mean(own, axis=0) if own else np.zeros(classes)
+            terms = [a * (math.log(a / b) if b else math.inf) for a, b in zip(p, q, strict=True) if a != 0]
+            best = min(best, sum(terms))
+        return -best
+    if name == "knn":
+        unit = [row / np.linalg.norm(row) for row in train]
+        return -sorted(np.linalg.norm(z / np.linalg.norm(z) - row) for row in unit)[49]
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_score_is_its_formula(name, known, fresh):
+    found = SCORES[name](known)(fresh)
+    expected = torch.tensor([naive(name, known, row) for row in fresh.numpy()], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_all_scores_are_larger_for_what_is_known(known):
+    near, far = known.features[:200], known.features[:200] * -3 + 40 * normal(1, 24, seed=5)
+    known = known._replace(head=head_of(fit_chosen((known.features.float(), known.labels)).model))
+    found = score_all(known, {"near": near, "far": far})
+    assert set(found) == set(SCORES) and set(PAPER) | {"knn"} == set(SCORES) and len(PAPER) == 9
+    for name in ("residual", "vim", "mahalanobis", "knn"):
+        assert auroc(found[name]["near"], found[name]["far"]) > 0.95, name
+
+
+def test_features_are_shifted_by_the_origin_of_logits_not_by_their_mean(known, fresh):
+    mean = Known(known.features, known.labels)
+    assert (SCORES["residual"](known)(fresh) - SCORES["residual"](mean)(fresh)).abs().min() > 1e-3
+    u = known.origin()
+    assert known.head(u[None]).square().sum() < known.head((u + 0.1)[None]).square().sum()
+
+
+@pytest.mark.parametrize(
+    ("dim", "dropped"), [(24, 12), (25, 12), (768, 512), (1024, 512), (2048, 17), (4096, 17)]
+)
+def test_principal_directions_that_are_dropped(dim, dropped):
+    assert ood_scores.principal_size(dim, 17) == dropped
+
+
+def test_kl_matching_is_infinite_where_only_the_template_is_zero():
+    head = Head(torch.eye(2, dtype=torch.float64) * 800, torch.zeros(2, dtype=torch.float64))
+    known = Known(torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64), torch.zeros(3, dtype=torch.long), head)
+    found = SCORES["kl-matching"](known)(
+        torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]], dtype=torch.float64)
+    )
+    assert found[0] == 0 and found[1] == -math.inf and found[2] == -math.inf
+
+
+def test_without_a_head_there_are_the_scores_that_need_none(known, fresh):
+    found = score_all(Known(known.features, known.labels), {"fresh": fresh})
+    assert tuple(found) == HEADLESS
+    with pytest.raises(UsageError, match="head"):
+        SCORES["msp"](Known(known.features, known.labels))
+
+
+# ---- what scores are judged by
+
+
+def scores_with_ties() -> tuple[torch.Tensor, torch.Tensor]:
+    return (normal(57) * 4).round() / 2 + 0.5, (normal(83, seed=1) * 4).round() / 2
+
+
+def test_auroc_counts_pairs_and_half_the_ties():
+    inside, outside = scores_with_ties()
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in inside for b in outside]
+    assert auroc(inside, outside) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    first, second = placements(inside, outside)
+    assert float(first.mean()) == pytest.approx(float(second.mean()), abs=1e-12)
+    assert auroc(inside, outside) + auroc(outside, inside) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("count", [19, 20, 21, 57])
+def test_false_positives_at_95_percent_recall(count):
+    inside, outside = scores_with_ties()
+    inside = inside[:count]
+    threshold = sorted(inside.tolist())[-math.floor(0.95 * count)]
+    expected = sum(value >= threshold for value in outside.tolist()) / len(outside)
+    assert false_positives(inside, outside) == expected
+    assert (inside >= threshold).double().mean() >= math.floor(0.95 * count) / count
+
+
+def test_aupr_is_the_trapezoid_under_the_curve():
+    inside, outside = scores_with_ties()
+    points = [(0.0, 1.0)]
+    for threshold in sorted({*inside.tolist(), *outside.tolist()}, reverse=True):
+        hits, false = int((inside >= threshold).sum()), int((outside >= threshold).sum())
+        points.append((hits / len(inside), hits / (hits + false)))
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(points, points[1:], strict=False))
+    assert aupr(inside, outside) == pytest.approx(area, abs=1e-12)
+    assert aupr(torch.tensor([0.0, -math.inf]), torch.tensor([-math.inf])) > 0.5
+
+
+def test_delong_covers_the_truth():
+    """The mean AUROC of N(1, 1) against N(0, 1) and N(0.5, 1) lies in 95 % of the intervals."""
+    normal_cdf = torch.distributions.Normal(0, 1).cdf
+    truth = float((normal_cdf(torch.tensor(1 / 2**0.5)) + normal_cdf(torch.tensor(0.5 / 2**0.5))) / 2)
+    inside = 0
+    for trial in range(300):
+        known = normal(60, seed=3 * trial) + 1
+        pairs = [
+            placements(known, normal(40, seed=3 * trial + 1)),
+            placements(known, normal(80, seed=3 * trial + 2) + 0.5),
+        ]
+        low, high = auroc_interval(pairs)
+        inside += low < truth < high
+    assert 272 <= inside <= 298
+
+
+def test_what_is_no_number_is_refused():
+    with pytest.raises(PretaskError, match="numbers"):
+        placements(torch.tensor([1.0, math.nan]), torch.tensor([0.0]))
+    with pytest.raises(PretaskError, match="each side"):
+        placements(torch.tensor([1.0]), torch.tensor([]))
+
+
+# ---- the protocols
+
+
+def test_head_is_the_classifier_in_one_layer():
+    x, y = normal(90, 7).float() * 3 + 2, torch.arange(90) % 3
+    model = fit_chosen((x, y)).model
+    torch.testing.assert_close(head_of(model)(x), model(x)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_protocol_reports_means_over_sets_and_the_range_over_scores():
+    labels = torch.arange(300) % 3
+    centres = 4 * normal(3, 8, seed=9).float()
+    train, test = ((normal(300, 8, seed=seed).float() + centres[labels], labels) for seed in (1, 2))
+    outside = {
+        "far": normal(100, 8, seed=3).float() * 6,
+        "same": normal(300, 8, seed=4).float() + centres[labels],
+    }
+    scores = {score.metric: score for score in ood(train, test, outside)}
+    for name in SCORES:
+        found = scores[f"auroc {name}"]
+        by_set = found.detail["by set"]
+        assert found.value == pytest.approx((by_set["far"]["auroc"] + by_set["same"]["auroc"]) / 2)
+        assert found.value == pytest.approx(float(found.items.mean())) and len(found.items) == 300
+        assert found.low <= found.value <= found.high and found.n == 700
+        assert 0.4 < by_set["same"]["auroc"] < 0.6, f"{name} tells apart what is the same"
+        assert scores[f"fpr95 {name}"].value == pytest.approx(
+            (by_set["far"]["fpr95"] + by_set["same"]["fpr95"]) / 2
+        )
+        assert "logistic regression" in found.detail["head"]
+    nine = [scores[f"auroc {name}"].value for name in PAPER]
+    assert scores["auroc mean"].value == pytest.approx(sum(nine) / 9)
+    assert scores["auroc range"].value == pytest.approx(max(nine) - min(nine))
+    given = Head(normal(3, 8).float(), normal(3).float())
+    own = ood(train, test, outside, head=given)
+    assert own[0].detail["head"] == "the one given" and own[0].value != scores["auroc msp"].value
+    with pytest.raises(UsageError, match="--ood-data"):
+        ood(train, test, {})
+
+
+def test_one_class_judges_each_class_by_its_own_samples():
+    labels = torch.tensor([2, 5, 6] * 60)  # labels need not be consecutive
+    centres = torch.zeros(7, 6)
+    centres[5], centres[6] = 8.0, 8.0
+    train, test = ((normal(180, 6, seed=seed).float() + centres[labels], labels) for seed in (1, 2))
+    scores = {score.metric: score for score in one_class(train, test)}
+    assert set(scores) == {f"{metric} {name}" for metric in ("auroc", "fpr95") for name in HEADLESS}
+    found = scores["auroc mahalanobis"]
+    x, y = train
+    expected = []
+    for known in (2, 5, 6):
+        own = x[y == known].double()
+        precision = torch.linalg.pinv((own - own.mean(0)).T @ (own - own.mean(0)) / len(own))
+        distance = [(z - own.mean(0)) @ precision @ (z - own.mean(0)) for z in test[0].double()]
+        score = -torch.stack(distance)
+        expected.append(
+            np.mean([auroc(score[test[1] == known], score[test[1] == k]) for k in (2, 5, 6) if k != known])
+        )
+    assert list(found.detail["by class"].values()) == pytest.approx(expected, abs=1e-9)
+    assert found.value == pytest.approx(np.mean(expected))
+    with pytest.raises(UsageError, match="two classes"):
+        one_class((x[y == 2], y[y == 2]), test)
+
+
+def small_encoder(dataset: Dataset):
+    return build_encoder("resnet10t:stem_width=8,channels=[8,8,16,16]", seed=0, **dataset.inputs)
+
+
+def test_evaluate_takes_other_data(embedded, tmp_path):
+    encoder = small_encoder(embedded)
+    photos = open_data("photos", image_size=32, limit=60)
+    train, test = embedded.split("train").subset(range(150)), embedded.split("test").subset(range(60))
+    scores = protocols.evaluate(encoder, train, test, ["ood", "one-class"], outside=[photos])
+    first = scores[0]
+    assert first.protocol == "ood" and list(first.detail["by set"]) == ["photos"]
+    assert first.n == 120 and {score.protocol for score in scores} == {"ood", "one-class"}
+
+
+def test_other_sets_are_all_but_the_set_itself(embedded):
+    found = protocols.other_sets(embedded.split("test"))
+    assert {part.name for part in found} >= {"digits", "photos"}
+    assert "digits-on-textures" not in {part.name for part in found}
+    assert {(part.channels, part.image_size) for part in found} == {(3, 32)}
+
+
+def test_a_fine_tuned_head_is_what_finetune_judges(embedded):
+    encoder = small_encoder(embedded)
+    train, test = embedded.subset(range(64)), embedded.subset(range(64, 96))
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    tuned = fine_tuned(encoder, train, epochs=1, seed=3)
+    assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
+    x, y = extract(tuned.encoder, test)
+    score = finetune(encoder, train, test, epochs=1, seed=3)[0]
+    assert score.value == pytest.approx(float((tuned.head(x).argmax(1) == y).double().mean()))
