@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from pretask.errors import UsageError
+from pretask.objectives.distributed import sync_batch_norm
 from pretask.pretexts.draw import part_of
 from pretask.task import Batch, Losses, PretextTask, Step
+from pretask.training.checkpoint import whole
 from pretask.training.devices import average, synced
+from pretask.training.flops import counted
 from pretask.training.learners import Learner, make_learners
 from pretask.training.plan import Plan
 
@@ -32,13 +37,18 @@ class Engine:
         parts: a batch is computed in.
 
     Attributes:
+        task: what learns: the task itself, or with FSDP a twin of which each process holds a part.
         stage: that has begun; -1 before the first.
         learners: by name, those of the stage.
         scaler: of the gradients, in half precision.
     """
 
     def __init__(self, fabric: Fabric, task: PretextTask, plan: Plan, seed: int, parts: int):
-        self.fabric, self.task, self.plan, self.seed, self.parts = fabric, task, plan, seed, parts
+        self.fabric, self.plan, self.seed, self.parts = fabric, plan, seed, parts
+        self.plain = self.task = task
+        self.sharded = isinstance(fabric.strategy, ModelParallelStrategy)
+        if self.sharded and (task.players or task.stages):
+            raise UsageError("fsdp does not serve tasks with players or stages: use ddp")
         self.device, self.rank, self.world = fabric.device, fabric.global_rank, fabric.world_size
         if plan.batch_size % (self.world * parts):
             raise UsageError(
@@ -62,10 +72,11 @@ class Engine:
 
     def announce(self, stage: int) -> None:
         """Let the task make ready for a stage, and for those before it."""
-        if self.task.stages:
-            for number in range(self.stage + 1, stage + 1):
-                self.task.begin_stage(number)
-            self.task.to(self.device)
+        for number in range(self.stage + 1, stage + 1) if self.plain.stages else ():
+            self.plain.begin_stage(number)
+        self.plain.to(self.device)
+        if self.world > 1:
+            sync_batch_norm(self.plain)
         self.stage = stage
 
     def arm(self) -> None:
@@ -73,10 +84,39 @@ class Engine:
         apart)."""
         self.learns, self.module = None, self.task
         trains = any(parameter.requires_grad for parameter in self.task.parameters())
-        if self.world > 1 and trains and not self.task.players:
+        if self.sharded:
+            self.task = copy.deepcopy(self.plain)
+            self.module = self.fabric.strategy.setup_module(self.task)  # in place
+        elif self.world > 1 and trains and not self.task.players:
             self.module = self.fabric.strategy.setup_module(self.task)
-        self.reduce = self.world > 1
+        self.reduce = self.world > 1 and not self.sharded
         self.learners = make_learners(self.task, self.plan, self.stage)
+
+    def publish(self) -> None:
+        """Bring the caller's task up to date where a twin learns; all processes take part."""
+        if self.sharded:
+            state = {name: whole(tensor) for name, tensor in self.task.state_dict().items()}
+            self.plain.load_state_dict(state)
+
+    def flops(self, index: int, batch: Batch) -> int:
+        """Floating-point operations of a step, counted with a twin on one part of its batch."""
+        twin, step = copy.deepcopy(self.plain), self.place(index)
+
+        def work() -> None:
+            with part_of(0, self.parts), self.fabric.autocast():
+                total = twin.total(twin(batch, step))
+            if total.requires_grad:
+                total.backward()
+
+        return counted(work) * self.parts
+
+    def place(self, index: int, number: int = 0) -> Step:
+        """Where the run stands at a step; the dropout of other libraries' networks, which draws from torch's
+        global generator, is made to depend on it alone, too."""
+        plan = self.plan
+        mixed = np.random.SeedSequence([self.seed, index, self.rank, number]).generate_state(1, np.uint64)
+        torch.manual_seed(int(mixed[0]) & (2**63 - 1))
+        return Step.at(index, plan.steps, plan.steps_per_epoch, self.seed, self.device, self.stage)
 
     def step(self, index: int, parts: Sequence[Batch]) -> Values:
         """One step of all learners from one batch."""
@@ -95,11 +135,7 @@ class Engine:
 
     def forward(self, index: int, batch: Batch, number: int) -> tuple[Step, Losses]:
         """The losses of a part of the batch."""
-        plan = self.plan
-        step = Step.at(index, plan.steps, plan.steps_per_epoch, self.seed, self.device, self.stage)
-        # the dropout of other libraries' networks draws from torch's global generator
-        mixed = np.random.SeedSequence([self.seed, index, self.rank, number]).generate_state(1, np.uint64)
-        torch.manual_seed(int(mixed[0]) & (2**63 - 1))
+        step = self.place(index, number)
         # DDP would wait for gradients for ever where there are none
         module = self.module if self.learns else self.task
         with synced(module, number == self.parts - 1), part_of(number, self.parts), self.fabric.autocast():
@@ -123,7 +159,7 @@ class Engine:
         learners = list(self.learners.values())
         if self.reduce:
             average([p.grad for one in learners for p in one.parameters.values() if p.grad is not None])
-            self.reduce = self.module is self.task
+            self.reduce = self.module is self.task  # from now on DDP sees to it, if there is DDP
         if self.scaler is not None:
             for one in learners:
                 self.scaler.unscale_(one.optimiser)

@@ -22,20 +22,22 @@ class Log:
         folder: the run folder.
         step: steps that are done; rows of later ones, left by a run that was killed, are removed.
         loggers: what else gets the rows: `tensorboard`.
+        write: whether this process is the one that writes.
 
     Raises:
         UsageError: there is no such logger.
     """
 
-    def __init__(self, folder: Path, step: int, loggers: Sequence[str] = ()):
+    def __init__(self, folder: Path, step: int, loggers: Sequence[str] = (), write: bool = True):
         unknown = [name for name in loggers if name not in LOGGERS]
         if unknown:
             raise UsageError(f"there is no logger '{unknown[0]}': {', '.join(LOGGERS)}")
         self.path = folder / "metrics.csv"
         self.columns: list[str] = []
         self.board: Any = None
-        rows = self.read(step)
-        self.rewrite(rows)
+        if not write:
+            return
+        self.rewrite(self.read(step))
         if "tensorboard" in loggers:
             need("tensorboard", "log")
             from torch.utils.tensorboard import SummaryWriter

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretask.data import Dataset
 from pretask.data.loader import batches
 from pretask.encoders import save_encoder
 from pretask.errors import UsageError
-from pretask.objectives.distributed import sync_batch_norm
 from pretask.task import Batch, PretextTask
 from pretask.training import checkpoint
 from pretask.training.checkpoint import Place
-from pretask.training.devices import average, make_fabric
-from pretask.training.engine import Engine, Values
-from pretask.training.feed import Stopwatch, feed, to_device
+from pretask.training.devices import make_fabric
+from pretask.training.engine import Engine
+from pretask.training.environment import write_environment, write_skipped
+from pretask.training.feed import feed, to_device
+from pretask.training.flops import peak
+from pretask.training.journal import Journal
 from pretask.training.learners import check
 from pretask.training.log import Log
 from pretask.training.plan import Plan
-from pretask.training.stopping import Diverged, Signals, broken, explain, keep_batch
+from pretask.training.progress import Display
+from pretask.training.stopping import Diverged, Signals, explain, keep_batch
+from pretask.training.watch import Watch, looking, spread_over
 
-LOGGED, MOST = 200, 50
-"""Rows of metrics.csv that a short run has at most; steps that a row stands for at most."""
+SHEETS = 8
+"""Contact sheets drawn of a run, besides the one before its first step."""
+
+WORTH_COUNTING = 50
+"""Steps from which on it is worth the time of one more to count the operations of a step."""
 
 Note = Callable[[str], None]
 Sheets = Callable[[PretextTask, int], None]
@@ -88,18 +95,17 @@ def fit(
     fabric = make_fabric(precision, devices, nodes, strategy)
     fabric.launch()
     home = next(iter(task.state_dict().values())).device
-    run = Run(fabric, task, dataset, plan, Path(folder), seed, accumulate, workers, note or to_stderr)
+    run = Run(
+        fabric, task, dataset, plan, Path(folder), seed, accumulate, workers, compile, sheets, note, progress
+    )
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), Signals() as signals:
-        log = run.begin(resume, loggers)
+        run.begin(resume, loggers)
         try:
-            run.go(log, signals, checkpoint_every)
-        except Diverged as error:
-            if fabric.is_global_zero:
-                log.row(error.row)
-            raise
+            if run.index < plan.steps:
+                run.go(signals, checkpoint_every)
         finally:
-            log.close()
+            run.end()
     task.to(home)
     path = run.folder / "encoder.safetensors"
     if fabric.is_global_zero and not path.is_file():
@@ -107,10 +113,7 @@ def fit(
     fabric.barrier()
 
 
-def to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
+@dataclass
 class Run:
     """A run under way.
 
@@ -123,22 +126,29 @@ class Run:
         seed: of batches and pretexts.
         parts: a batch is computed in.
         workers: that decode.
-        note: takes lines for a person.
+        compile: the encoder.
+        sheets: draws what the task does.
+        note: takes lines for a person; None for the display.
+        progress: show it.
     """
 
-    def __init__(
-        self, fabric: Fabric, task: PretextTask, dataset: Dataset, plan: Plan, folder: Path, seed: int,
-        parts: int, workers: int | None, note: Note,
-    ):  # fmt: skip
-        self.fabric, self.task, self.dataset, self.plan, self.folder = fabric, task, dataset, plan, folder
-        self.seed, self.parts, self.workers = seed, parts, workers
-        self.note: Note = note if fabric.is_global_zero else (lambda line: None)
-        self.engine = Engine(fabric, task, plan, seed, parts)
-        self.index = 0
-        self.raw: list[tuple[int, Values]] = []  # values still on the device, by step
-        self.pending: list[dict[str, float]] = []  # values of the steps since the last row
-        self.stopping = False  # whether a process was asked to stop
-        self.every = min(MOST, max(1, plan.steps // LOGGED))
+    fabric: Fabric
+    task: PretextTask
+    dataset: Dataset
+    plan: Plan
+    folder: Path
+    seed: int
+    parts: int
+    workers: int | None
+    compile: bool
+    sheets: Sheets | None
+    note: Note | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self.main, self.index = self.fabric.is_global_zero, 0
+        self.engine = Engine(self.fabric, self.task, self.plan, self.seed, self.parts)
+        self.watch = Watch(self.dataset, self.task.encoder, self.plan.batch_size, self.plan.steps)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -148,24 +158,31 @@ class Run:
             "accumulate": self.parts, "samples": self.plan.num_samples,
         }  # fmt: skip
 
-    def begin(self, resume: bool, loggers: Sequence[str]) -> Log:
+    def begin(self, resume: bool, loggers: Sequence[str]) -> None:
         """Make everything ready, as of the first step or as of the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
         found = checkpoint.read(self.folder) if resume else None
         self.fabric.barrier()  # all have read before one writes
-        if found is None and self.fabric.is_global_zero:
-            for name in (checkpoint.FILE, "encoder.safetensors"):
+        if self.main:
+            write_environment(self.folder, self.fabric)
+            for name in (checkpoint.FILE, "encoder.safetensors") if found is None else ():
                 (self.folder / name).unlink(missing_ok=True)
-        engine, task = self.engine, self.task.to(self.engine.device).train()
+        engine, task = self.engine, self.task.to(self.engine.device)
+        if not task.training:  # a task in training keeps the parts of it that are not
+            task.train()
+        if engine.device.type == "cuda" and any(isinstance(m, nn.Conv2d) for m in task.modules()):
+            task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as tensor cores like it
         if type(task).prepare is not PretextTask.prepare:
             task.prepare(self.whole_data(), self.plan.num_samples)
-        if engine.world > 1:
-            sync_batch_norm(task)
+        pending = []
         if found is None:
             engine.enter(0)
         else:
             self.load(*found)
-        return Log(self.folder, self.index, loggers)
+            pending = found[0].pending
+        log = Log(self.folder, self.index, loggers, write=self.main)
+        self.journal = Journal(self.fabric, self.plan, self.parts, log, pending)
+        self.display = Display(self.plan.steps, self.index, self.progress and self.main)
 
     def load(self, place: Place, tensors: dict[str, Tensor]) -> None:
         """Stand where the checkpoint stood.
@@ -179,7 +196,7 @@ class Run:
                     f"'{self.folder}' holds a run with {name} {place.settings.get(name)}, not {value}: "
                     "resume with the same settings, or start anew in another folder"
                 )
-        self.index, self.pending = place.step, place.pending
+        self.index = place.step
         engine = self.engine
         engine.announce(place.stage)
         checkpoint.load_task(self.task, place, tensors)
@@ -199,102 +216,132 @@ class Run:
             if len(own):
                 yield to_device(data.batch(own), self.engine.device)
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """The parts of this process's batches number `start` to `stop` - 1."""
+    def batches(self, start: int, stop: int, alone: bool = False) -> Iterator[Batch]:
+        """The parts of this process's batches number `start` to `stop` - 1; alone: the whole ones."""
+        engine = self.engine
+        rank, world, parts = (0, 1, 1) if alone else (engine.rank, engine.world, self.parts)
         return batches(
-            self.dataset, self.plan.batch_size, seed=self.seed, start=start, stop=stop,
-            rank=self.engine.rank, world=self.engine.world, workers=self.workers, parts=self.parts,
-            tasks=self.plan.recipe.tasks,
+            self.dataset, self.plan.batch_size, seed=self.seed, start=start, stop=stop, rank=rank,
+            world=world, workers=self.workers, parts=parts, tasks=self.plan.recipe.tasks,
         )  # fmt: skip
 
-    def go(self, log: Log, signals: Signals, checkpoint_every: int) -> None:
+    def go(self, signals: Signals, checkpoint_every: int) -> None:
         """All steps that are left."""
-        if self.index >= self.plan.steps:
-            return
-        arriving = feed(self.batches(self.index, self.plan.steps), self.engine.device)
-        watch = Stopwatch(self.engine.device)
-        while self.index < self.plan.steps:
-            self.engine.enter(self.index)
+        engine, journal, total = self.engine, self.journal, self.plan.steps
+        arriving = feed(self.batches(self.index, total), engine.device)
+        drawn = spread_over(total, SHEETS)
+        if self.index == 0:
+            self.draw()
+        journal.clock.resume()
+        first = True
+        while self.index < total:
+            engine.enter(self.index)
             parts = list(islice(arriving, self.parts))
-            watch.arrived()
-            self.raw.append((self.index, self.engine.step(self.index, parts)))
-            watch.done()
+            if first:
+                first = self.warm_up(parts[0])
+            journal.clock.arrived()
+            journal.add(self.index, engine.step(self.index, parts))
+            journal.clock.done()
             self.index += 1
-            done = self.index == self.plan.steps
-            if self.index % self.every == 0 or self.index == 1 or done:
-                self.fetch(signals)
-                self.write_row(log, watch)
+            done = self.index == total
+            looking = self.index in self.watch.steps
+            if journal.due(self.index) or looking:
+                self.record(signals, looking)
+            if self.index in drawn:
+                self.draw()
             # of several processes all must have heard of the signal, which they do when values are fetched
-            leaving = self.stopping or (self.engine.world == 1 and bool(signals.received))
+            leaving = journal.stopping or (engine.world == 1 and bool(signals.received))
             if done or leaving or self.index % checkpoint_every == 0:
-                self.fetch(signals)
-                self.save(log)
-                watch.resume()
+                self.save(signals)
+            self.display.step(self.index)
             if leaving and not done:
-                self.note(f"stopped after step {self.index}; `--resume` continues the run in {self.folder}")
+                self.say(f"stopped after step {self.index}; `--resume` continues the run in {self.folder}")
                 signals.leave()
 
+    def warm_up(self, batch: Batch) -> bool:
+        """Count a step's operations and compile the encoder, before the first step; False: it is done."""
+        device, left = self.engine.device, self.plan.steps - self.index
+        if left >= WORTH_COUNTING:
+            dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+            try:
+                operations = self.engine.flops(self.index, batch)
+            except (RuntimeError, TypeError, NotImplementedError):
+                operations = 0  # not every task can be copied or counted; nothing depends on it
+            able = peak(device, dtype.get(self.fabric.strategy.precision.precision, torch.float32))
+            self.journal.flops = operations, able
+        if self.compile:
+            for module in self.engine.task.modules():
+                if type(module) is type(self.task.encoder):  # teachers, too
+                    module.compile()
+        self.journal.clock.resume()
+        return False
+
+    def record(self, signals: Signals, looking: bool) -> None:
+        """Write a row, after a look at the features if it is time for one."""
+        self.fetch(signals)
+        more = self.engine.rates(self.index - 1)
+        if looking:
+            self.engine.publish()
+            more |= self.watch.look(self.engine.device)
+        row = self.journal.row(self.index, self.task, more)
+        self.display.row(row)
+        for line in self.watch.judge(self.journal.rows):
+            self.say(f"warning: {line}")
+        if looking:
+            self.journal.clock.resume()
+
     def fetch(self, signals: Signals) -> None:
-        """Bring the values of the last steps from the device, as means over processes.
+        """Bring values from the device.
 
         Raises:
             Diverged: a loss among them is no number.
         """
-        values = [value for _, found in self.raw for value in found.values()]
-        values.append(torch.tensor(float(signals.received > 0)))
-        flat = torch.stack([value.to(self.engine.device, torch.float64) for value in values])
-        average([flat])
-        numbers = iter(flat.tolist())
-        for index, found in self.raw:
-            row = {name: next(numbers) for name in found}
-            bad = broken(row)
-            if bad is not None:
-                self.diverge(index, bad, row)
-            self.pending.append(row)
-        self.raw.clear()
-        self.stopping = next(numbers) > 0
-
-    def diverge(self, index: int, name: str, row: dict[str, float]) -> None:
-        """
-        Raises:
-            Diverged: always.
-        """
+        bad = self.journal.fetch(bool(signals.received))
+        if bad is None:
+            return
+        index, name, row = bad
         path = self.folder / f"broken-batch-step-{index + 1}.safetensors"
-        if self.fabric.is_global_zero:
-            joined = batches(
-                self.dataset, self.plan.batch_size, seed=self.seed, start=index, stop=index + 1, workers=0,
-                tasks=self.plan.recipe.tasks,
-            )  # fmt: skip
-            keep_batch(path, next(joined))
-        row = {"step": index + 1, "epoch": (index + 1) / self.plan.steps_per_epoch, **row}
-        raise Diverged(explain(name, index + 1, path, self.engine.scaler is not None), row)
+        if self.main:
+            keep_batch(path, next(self.batches(index, index + 1, alone=True)))
+        self.journal.write({"step": index + 1, "epoch": (index + 1) / self.plan.steps_per_epoch, **row})
+        raise Diverged(explain(name, index + 1, path, self.engine.scaler is not None))
 
-    def write_row(self, log: Log, watch: Stopwatch) -> None:
-        """The row of metrics.csv that the pending values make."""
-        plan, rows, index = self.plan, self.pending, self.index
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        values: dict[str, float] = {"step": index, "epoch": index / plan.steps_per_epoch}
-        for name in names:
-            known = [row[name] for row in rows if name in row]
-            values[name] = sum(known) / len(known)
-        values |= {
-            f"chance/{name}": level for name, level in self.task.chance(plan.batch_size // self.parts).items()
-        }
-        values |= self.engine.rates(index - 1)
-        steps = len(watch.steps)
-        waited, computed = watch.read()
-        values["samples_per_second"] = plan.batch_size * steps / max(waited + computed, 1e-9)
-        values |= {"seconds/data": waited / steps, "seconds/compute": computed / steps}
-        self.pending = []
-        if self.fabric.is_global_zero:
-            log.row(values)
-
-    def save(self, log: Log) -> None:
-        """Write the checkpoint."""
-        engine, main = self.engine, self.fabric.is_global_zero
-        if main:
-            log.flush()
+    def save(self, signals: Signals) -> None:
+        """Write the checkpoint, of steps whose losses are known to be numbers."""
+        self.fetch(signals)
+        engine = self.engine
+        if self.main:
+            self.journal.log.flush()
+            write_skipped(self.folder, self.dataset)
         scaler = {} if engine.scaler is None else engine.scaler.state_dict()
-        place = Place(self.index, engine.stage, self.settings, self.plan.num_samples, self.pending, scaler)
+        place = Place(
+            self.index, engine.stage, self.settings, self.plan.num_samples, self.journal.pending, scaler
+        )
         optimisers = {name: one.optimiser for name, one in engine.learners.items()}
-        checkpoint.save(self.folder, self.task, optimisers, place, write=main)
+        checkpoint.save(self.folder, engine.task, optimisers, place, write=self.main)
+        self.journal.clock.resume()
+
+    def draw(self) -> None:
+        """Let the caller draw what the task does."""
+        if self.sheets is None:
+            return
+        self.engine.publish()
+        if self.main:
+            try:
+                with looking(self.task):
+                    self.sheets(self.task, self.index)
+            except Exception as error:  # a picture is not worth a run
+                self.say(f"warning: no contact sheet of step {self.index}: {type(error).__name__}: {error}")
+        self.journal.clock.resume()
+
+    def say(self, line: str) -> None:
+        if self.main:
+            (self.note or self.display.say)(line)
+
+    def end(self) -> None:
+        """Close what is open, and leave the task as a plain one."""
+        self.display.close()
+        self.journal.log.close()
+        self.engine.publish()
+        for module in self.task.modules():
+            module._compiled_call_impl = None

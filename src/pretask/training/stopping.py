@@ -17,16 +17,7 @@ from pretask.task import Batch
 
 
 class Diverged(PretaskError):
-    """A loss was no number any more.
-
-    Args:
-        message: what happened.
-        row: the values of the step, for the log.
-    """
-
-    def __init__(self, message: str, row: dict[str, float]):
-        super().__init__(message)
-        self.row = row
+    """A loss was no number any more."""
 
 
 class Signals:
