@@ -24,8 +24,8 @@ def excess(trained: Trained, bench: Bench) -> dict[str, Tensor]:
 
 
 CLAIM = Claim(
-    statement="Rebuilding the three quarters of a picture that are hidden teaches features, no worse than where "
-    "a quarter is hidden; and the hidden part is rebuilt better than by its mean.",
+    statement="Rebuilding the three quarters of a picture that are hidden teaches features, no worse than "
+    "where a quarter is hidden; and the hidden part is rebuilt better than by its mean.",
     arms={
         "mae": Arm("mae"),
         "quarter hidden": Arm("mae", {"mask_ratio": 0.25}),
