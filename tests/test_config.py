@@ -11,7 +11,7 @@ from pretask.errors import UsageError
 from pretask.registry import task_class
 
 
-@pytest.mark.parametrize("slug", list(catalog.BY_SLUG))
+@pytest.mark.parametrize("slug", [row.slug for row in catalog.TASKS])
 def test_options_are_the_constructor(slug):
     """What is read from the source is what Python itself says of the signature."""
     parameters = inspect.signature(task_class(slug).__init__).parameters
@@ -20,7 +20,7 @@ def test_options_are_the_constructor(slug):
     assert set(parameters) - set(listed) <= {"self", "encoder", "args", "kwargs"}
 
 
-@pytest.mark.parametrize("slug", list(catalog.BY_SLUG))
+@pytest.mark.parametrize("slug", [row.slug for row in catalog.TASKS])
 def test_every_option_is_explained(slug):
     assert [option.name for option in config.options(slug) if not option.help] == []
 

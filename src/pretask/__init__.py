@@ -17,6 +17,7 @@ _HOMES = {
     "export": "pretask.api",
     "report": "pretask.api",
     "shortcuts": "pretask.api",
+    "run_study": "pretask.studies.study",
     "open_data": "pretask.data",
     "load_encoder": "pretask.encoders",
     "build_encoder": "pretask.encoders",

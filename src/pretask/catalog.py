@@ -42,6 +42,7 @@ class Row(NamedTuple):
 
 
 VIT = "vit_tiny_patch16_224"
+TEXT = "xlm-roberta:num_hidden_layers=4,hidden_size=256,num_attention_heads=4,intermediate_size=1024"
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -114,16 +115,71 @@ ROWS: tuple[Row, ...] = (
         "which picture of all is it whose patches were shuffled?",
     ),
     Row(
+        "cler",
+        "CLER",
+        "image",
+        "pretask.methods.image.cler:CLER",
+        "On the Effectiveness of Equivariant Regularization for Robust Online Continual Learning (Bonicelli et "
+        "al., 2023), on ER-ACE (Caccia et al., ICLR 2022)",
+        "how four tiles of a picture lay, or which way is up, while its class is learned from a stream",
+        "how was the picture shuffled or turned, and of which class is it?",
+        labels=True,
+    ),
+    Row(
         "power-of-foundation-models",
         "The power of foundation models",
         "any",
-        "pretask.studies.foundation:study",
+        "pretask.studies.theory.foundation:study",
         "On the Power of Foundation Models (Yuan, ICML 2023)",
         "nothing: data are known by their relations to each other",
         "which tasks can a perfect model of these relations solve by a prompt, which with a head, and what "
         "can it create?",
         encoder="none",
         kind="study",
+    ),
+    Row(
+        "point-mae",
+        "Point-MAE",
+        "points",
+        "pretask.methods.points.point_mae:PointMAE",
+        "Masked Autoencoders for Point Cloud Self-Supervised Learning (Pang et al., ECCV 2022)",
+        "most patches of a cloud, but not where they are",
+        "which points were in the hidden patches?",
+        "point_vit_tiny",
+        "patches",
+    ),
+    Row(
+        "maskfeat3d",
+        "MaskFeat3D",
+        "points",
+        "pretask.methods.points.maskfeat3d:MaskFeat3D",
+        "3D Feature Prediction for Masked-AutoEncoder-Based Point Cloud Pretraining (Yan et al., ICLR 2024)",
+        "most patches of a cloud, but not the places of their points",
+        "which way does the surface face at the hidden points, and how curved is it?",
+        "point_vit_tiny:groups=128",
+        "patches",
+    ),
+    Row(
+        "infoxlm",
+        "InfoXLM",
+        "text",
+        "pretask.methods.text.infoxlm:InfoXLM",
+        "InfoXLM: An Information-Theoretic Framework for Cross-Lingual Language Model Pre-Training (Chi et al., "
+        "NAACL 2021)",
+        "words of a sentence and of its translation",
+        "which words are they, and which of many translations belongs to a sentence?",
+        TEXT,
+    ),
+    Row(
+        "paretognn",
+        "ParetoGNN",
+        "graph",
+        "pretask.methods.graph.paretognn:ParetoGNN",
+        "Multi-task Self-supervised Graph Neural Networks Enable Stronger Task Generalization (Ju et al., ICLR "
+        "2023)",
+        "features of nodes, edges, all but a part of the graph",
+        "which features, which view, whose summary, which edge? five questions, none against the others",
+        "gcn",
     ),
 )
 

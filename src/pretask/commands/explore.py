@@ -45,7 +45,8 @@ def list_(
 
 def show(slug: str, as_json: Json = False) -> None:
     """One method: its paper, what is hidden and asked, every option."""
-    row, options = catalog.find(slug), config.options(slug)
+    row = catalog.find(slug, "any")
+    options = config.options(slug) if row.kind == "task" else []
     if as_json:
         listed = [
             {"name": o.name, "type": o.type_name, "default": o.default, "help": o.help} for o in options
@@ -53,7 +54,11 @@ def show(slug: str, as_json: Json = False) -> None:
         print_json({**row._asdict(), "options": listed})
         return
     typer.echo(f"{row.title} ({row.slug}), {row.modality}\n{row.paper}\n")
-    typer.echo(f"hidden: {row.hides}\nasked:  {row.asks}\nencoder: {row.encoder} by default ({row.needs})\n")
+    typer.echo(f"hidden: {row.hides}\nasked:  {row.asks}")
+    if row.kind == "study":
+        typer.echo(f"run it: pretask study {slug}")
+        return
+    typer.echo(f"encoder: {row.encoder} by default ({row.needs})\n")
     print_table(
         "",
         ("option", "type", "default", "meaning"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -25,8 +25,11 @@ from pretask.errors import PretaskError
 from pretask.evaluation.features import data_hash
 from pretask.evaluation.protocols import evaluate, test_part
 from pretask.registry import build_task
-from pretask.studies.claim import Arm, Claim, Trained
+from pretask.studies.claim import Arm, Claim, Theory, Trained
 from pretask.studies.sources import ROOT
+
+if TYPE_CHECKING:
+    from pretask.studies.claim import Compute
 
 Note = Callable[[str], None]
 FOLDER = "PRETASK_DATA"
@@ -141,10 +144,41 @@ class Bench:
             if not isinstance(metric, str):
                 with torch.no_grad():
                     found |= {name: torch.as_tensor(value) for name, value in metric(trained, self).items()}
-        for name, value in found.items():
-            if not value.isfinite().all():
-                raise PretaskError(f"the metric '{name}' is not finite")
-        return {name: value.detach().double().cpu().contiguous() for name, value in found.items()}
+        return finished(found)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """In a bench's place where nothing is trained: a theory's arms need no data.
+
+    Args:
+        claim: what is run.
+    """
+
+    claim: Theory
+    facts = {"name": "none needed"}
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(torch.__version__.encode()).hexdigest()
+
+    def trained(self, arm: Compute, seed: int, folder: Path) -> Compute:
+        return arm
+
+    def measure(self, arm: Compute, seed: int) -> dict[str, Tensor]:
+        return finished({name: torch.as_tensor(value) for name, value in arm(seed).items()})
+
+
+def finished(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Metrics as they are kept.
+
+    Raises:
+        PretaskError: one is not finite.
+    """
+    for name, value in found.items():
+        if not value.isfinite().all():
+            raise PretaskError(f"the metric '{name}' is not finite")
+    return {name: value.detach().double().cpu().contiguous() for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -174,8 +208,8 @@ class Trial:
             return cls(metrics, float(file.metadata()["seconds"]))
 
 
-def run_trial(bench: Bench, arm: Arm, seed: int, folder: Path) -> Trial:
-    """Train and measure one arm with one seed."""
+def run_trial(bench: Any, arm: Any, seed: int, folder: Path) -> Trial:
+    """Train and measure one arm with one seed, on a bench or at a desk."""
     start = time.perf_counter()
     metrics = bench.measure(bench.trained(arm, seed, folder), seed)
     return Trial(metrics, time.perf_counter() - start)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pretask import claims
 from pretask.errors import UsageError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     MakeTask = Callable[[nn.Module], PretextTask]
     Measure = Callable[["Trained", Bench], Mapping[str, Tensor | float]]
+    Compute = Callable[[int], Mapping[str, Tensor | float]]
 
 SMALL_VIT = "vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4"
 SMALL_RESNET = "resnet10t:stem_width=16,channels=[32,64,128,256]"
@@ -125,16 +126,45 @@ class Claim:
     seeds: int = 3
 
     def __post_init__(self) -> None:
-        for comparison in self.comparisons:
-            for name in (comparison.arm, comparison.against):
-                if name is not None and name not in self.arms:
-                    raise UsageError(f"'{comparison}': there is no arm '{name}' among {', '.join(self.arms)}")
+        check(self.comparisons, self.arms)
 
     @property
     def methods(self) -> list[str]:
         """The slugs that its arms train."""
         slugs = [arm.method for arm in self.arms.values() if isinstance(arm.method, str)]
         return list(dict.fromkeys(part for slug in slugs for part in slug.split("+")))
+
+
+@dataclass(frozen=True)
+class Theory:
+    """A statement whose arms are computed and not trained; the rest is a claim's.
+
+    Args:
+        statement: what the paper says, in one sentence.
+        arms: by name a function from a seed to named values or plain numbers.
+        comparisons: what must come out; the first is the headline.
+        seeds: repetitions with other random cases.
+    """
+
+    statement: str
+    arms: dict[str, Compute]
+    comparisons: tuple[Comparison, ...]
+    seeds: int = 5
+    methods: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check(self.comparisons, self.arms)
+
+
+def check(comparisons: Iterable[Comparison], arms: Iterable[str]) -> None:
+    """
+    Raises:
+        UsageError: something is compared that is no arm.
+    """
+    for comparison in comparisons:
+        for name in (comparison.arm, comparison.against):
+            if name is not None and name not in arms:
+                raise UsageError(f"'{comparison}': there is no arm '{name}' among {', '.join(arms)}")
 
 
 def module_of(slug: str) -> str:
@@ -146,7 +176,7 @@ def list_claims() -> list[str]:
     return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(claims.__path__))
 
 
-def find_claim(slug: str) -> Claim:
+def find_claim(slug: str) -> Claim | Theory:
     """The claim of a slug.
 
     Raises:

@@ -129,6 +129,12 @@ def section(result: Result) -> str:
     ]
     data, machine = result["data"], result["machine"]
     stands_in = f" in place of {data['instead of']}" if "instead of" in data else ""
+    amounts = (
+        f", {data['train']:,} samples to pretrain on, {data['labelled']:,} with labels for probes, "
+        f"{data['test']:,} judged"
+        if "train" in data
+        else ""
+    )
     place = f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads"
     return "\n".join([
         f"## {result['slug']}",
@@ -137,8 +143,7 @@ def section(result: Result) -> str:
         "",
         markdown(("Arm", *metrics), rows),
         "",
-        f"A value a seed. Data: {data['name']}{stands_in}, {data['train']:,} samples to pretrain on, "
-        f"{data['labelled']:,} with labels for probes, {data['test']:,} judged. `{result['command']}`, "
+        f"A value a seed. Data: {data['name']}{stands_in}{amounts}. `{result['command']}`, "
         f"{result['seconds']:.0f} s on {place}, torch {result['versions']['torch']}, revision "
         f"`{result['revision'][:12]}{'-dirty' * result['revision'].endswith('-dirty')}`.",
         "",

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pretask.run import write_text
-from pretask.studies.bench import Bench, Trial, run_trial
-from pretask.studies.claim import Claim, Comparison, find_claim
+from pretask.studies.bench import Bench, Desk, Trial, run_trial
+from pretask.studies.claim import Claim, Comparison, Theory, find_claim
 from pretask.studies.effect import RULE, effect, judge, overall
 from pretask.studies.sources import library_hash, method_sources, revision
 
-QUICK = {"steps": 2, "batch_size": 16, "train": 64, "labelled": 60, "test": 40, "seeds": 1}
+QUICK: dict[str, Any] = {"steps": 2, "batch_size": 16, "train": 64, "labelled": 60, "test": 40, "seeds": 1}
 PACKAGES = ("pretask", "torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn")
 
 Trials = Mapping[str, list[Trial]]
@@ -61,7 +61,7 @@ def run_claim(
     if quick:
         claim = smaller(claim)
     count = claim.seeds if seeds is None else seeds
-    bench = Bench.of(claim, console.print)
+    bench = Bench.of(claim, console.print) if isinstance(claim, Claim) else Desk(claim)
     if quick:
         with tempfile.TemporaryDirectory() as folder:
             trials = run_trials(slug, bench, count, Path(folder), console)
@@ -86,8 +86,10 @@ def run_claim(
     return result
 
 
-def smaller(claim: Claim) -> Claim:
+def smaller(claim: Claim | Theory) -> Claim | Theory:
     """The same experiment, just large enough to run through."""
+    if isinstance(claim, Theory):
+        return replace(claim, seeds=1)
     arms = {
         name: replace(arm, steps=arm.steps and QUICK["steps"], batch_size=None)
         for name, arm in claim.arms.items()
@@ -95,7 +97,7 @@ def smaller(claim: Claim) -> Claim:
     return replace(claim, arms=arms, **QUICK)
 
 
-def run_trials(slug: str, bench: Bench, seeds: int, work: Path, console: Console) -> Trials:
+def run_trials(slug: str, bench: Bench | Desk, seeds: int, work: Path, console: Console) -> Trials:
     """Every arm with every seed; seed by seed, so that a run cut short has whole comparisons."""
     key = f"{library_hash(slug)[:12]}-{bench.hash[:12]}"
     folder = work / slug / key
@@ -131,7 +133,7 @@ def values(trials: Trials) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def verdicts(claim: Claim, trials: Trials) -> dict[str, Any]:
+def verdicts(claim: Claim | Theory, trials: Trials) -> dict[str, Any]:
     """The headline's effect and interval, the claim's verdict, and every comparison."""
     comparisons = [compare(comparison, trials) for comparison in claim.comparisons]
     return {

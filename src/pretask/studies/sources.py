@@ -13,7 +13,8 @@ from pretask import catalog
 from pretask.studies.claim import find_claim, module_of
 
 ROOT = Path(pretask.__file__).parent
-BLOCKS = ("methods", "pretexts", "encoders", "objectives")  # what methods are composed of
+# what methods and studies are composed of
+BLOCKS = ("methods/", "pretexts/", "encoders/", "objectives/", "studies/theory/")
 RUNS = "pretask.studies.bench"  # trains and measures
 
 
@@ -70,15 +71,17 @@ def is_text(node: ast.stmt) -> bool:
 
 
 def method_modules(slug: str) -> list[str]:
-    """The claim's module and those of the methods its arms train."""
+    """The claim's module and those of the methods its arms train, or of the study it is about."""
     trained = [catalog.find(name).path.partition(":")[0] for name in find_claim(slug).methods]
-    return [module_of(slug), *trained]
+    row = catalog.BY_SLUG.get(slug)
+    study = [row.path.partition(":")[0]] if row is not None and row.kind == "study" else []
+    return [module_of(slug), *trained, *study]
 
 
 def method_sources(slug: str) -> dict[str, str]:
     """The hashes of a claim's own file, its methods' files, and the blocks these are composed of."""
     own = method_modules(slug)
-    blocks = {path for path in closure(own) if name_of(path).split("/")[0] in BLOCKS}
+    blocks = {path for path in closure(own) if name_of(path).startswith(BLOCKS)}
     first = [path for path in map(path_of, own) if path is not None]
     return {name_of(path): digest(path) for path in [*first, *sorted(blocks - set(first))]}
 
