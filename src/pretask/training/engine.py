@@ -179,7 +179,7 @@ class Engine:
     def rates(self, index: int) -> dict[str, float]:
         """The rates and decays of a step, for the log; the first learner's have no name."""
         found: dict[str, float] = {}
-        for number, (name, one) in enumerate(self.learners.items()):
+        for number, (name, one) in enumerate(self.learners.items() if self.learns else ()):
             end = f"/{name}" if number else ""
             found[f"lr{end}"] = one.schedule.peak * one.schedule.shape(index)
             found[f"weight_decay{end}"] = one.schedule.weight_decay(index)
@@ -187,8 +187,10 @@ class Engine:
 
     def measured(self, losses: Losses, step: Step) -> Values:
         """Losses, what is minimised and the task's own metrics."""
+        first = next(iter(self.learners.values()), None)  # of several players that of the first
         with torch.no_grad():
-            found = {"loss/total": self.task.total(losses).detach()}
+            total = self.task.total(losses) if first is None else first.total(self.task, losses)
+            found = {"loss/total": total.detach()}
         found |= {f"loss/{name}": value.detach() for name, value in losses.items()}
         found |= {f"metric/{name}": torch.as_tensor(value).detach() for name, value in step.metrics.items()}
         return found

@@ -73,7 +73,8 @@ def ratios(params: list[Tensor], grads: list[Tensor], trust: float) -> list[Tens
 
 
 def layer_scales(encoder: nn.Module, decay: float) -> dict[str, float]:
-    """By parameter of the encoder, decay^(layers above it), in timm's own division into layers.
+    """By parameter of the encoder, decay^(layers above it), in timm's own division into layers; heads, and
+    whatever else a task has, are one layer above the last (BEiT).
 
     Raises:
         UsageError: the encoder's model does not say what its layers are.
@@ -88,7 +89,7 @@ def layer_scales(encoder: nn.Module, decay: float) -> dict[str, float]:
     layers: Mapping[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     last = max(layers.values())
     prefix = "model." if model is not encoder else ""
-    return {prefix + name: decay ** (last - layer) for name, layer in layers.items()}
+    return {prefix + name: decay ** (last + 1 - layer) for name, layer in layers.items()}
 
 
 def groups(

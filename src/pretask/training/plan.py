@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
-from math import ceil, cos, pi, sqrt
+from math import ceil, cos, inf, pi, sqrt
 from typing import Any
 
 from pretask.errors import UsageError
@@ -145,7 +145,7 @@ def make_plan(
       powers of two. 200 pictures: 32. 1,000: 128. A million: 256.
     - *length*: 2,000 steps of the default batch up to 2,000 samples; beyond, steps grow with the root of the
       number of samples, so that a small folder is seen often and a large one is got through. 200 pictures:
-      313 epochs. 2,000: 256. 50,000: 52. A million: 12. It depends on the data alone, not on the batch that
+      320 epochs. 2,000: 256. 50,000: 52. A million: 12. It depends on the data alone, not on the batch that
       was asked for; a paper's own length is `epochs=recipe.epochs`, by default that of a stream of classes
       (`recipe.tasks`).
     - *rate*: the paper's, times batch / `recipe.lr_batch`. A rate that is asked for is the peak for this very
@@ -197,6 +197,6 @@ def rate_factor(recipe: Recipe, batch_size: int, lr: float | str) -> float:
         rate = float(lr)
     except ValueError:
         rate = 0.0
-    if not rate > 0:
+    if not 0 < rate < inf:
         raise UsageError(f"lr must be a positive number or 'auto', not '{lr}'")
     return rate / (recipe.lr * scale_for(recipe, batch_size))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import exp, log
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +15,8 @@ from pretask.data import Dataset
 from pretask.objectives.spectrum import collapse_std, rankme
 from pretask.training.feed import to_device
 
-SAMPLES, LOOKS = 256, 20
-"""Samples that are looked at; times a run is looked at, at most."""
+SAMPLES, AT_ONCE, LOOKS = 256, 64, 20
+"""Samples that are looked at, and at once; times a run is looked at, at most."""
 
 SHARE = 0.02
 """Of a run's computing that looking may take; one look, at the end, there always is."""
@@ -74,10 +75,12 @@ class Watch:
 
     def look(self, device: torch.device) -> dict[str, float]:
         """RankMe and spread of the features, as columns of the log."""
+        encode: Any = self.encoder.encode
+        share = len(self.samples) if self.samples.connected else AT_ONCE
         with looking(self.encoder):
             parts = [
-                self.encoder.encode(to_device(self.samples.batch(rows), device)).pooled.float().cpu()  # type: ignore[operator]
-                for rows in torch.arange(len(self.samples)).split(64)
+                encode(to_device(self.samples.batch(rows), device)).pooled.float().cpu()
+                for rows in torch.arange(len(self.samples)).split(share)
             ]
         x = torch.cat(parts)
         if len(x) < 2 or not x.isfinite().all():
@@ -97,8 +100,8 @@ class Watch:
             return []
         if share >= EARLY and (directions < FEW_DIRECTIONS or alike < ALIKE):
             found = {
-                "collapse": f"the features collapsed (RankMe {directions:.2f}, spread {alike:.1e}): different "
-                f"samples look the same to the encoder. {cause_of_collapse(rows, resting)}"
+                "collapse": f"the features collapsed (RankMe {directions:.2f}, spread {alike:.1e}): the encoder "
+                f"takes different samples for the same. {cause_of_collapse(rows, resting)}"
             }
         else:
             found = {name: REST.format(name=name, level=named(level)) for name, level in resting.items()}
