@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pretask.encoders import build_encoder
 from pretask.encoders.heads import mlp
+from pretask.methods.image.cler import CLER
 from pretask.methods.image.dino import DINO
 from pretask.methods.image.ibot import IBOT
 from pretask.methods.image.pirl import PIRL
@@ -154,6 +155,27 @@ def task(build: Callable[[nn.Module], nn.Module], encoder: str) -> Case:
     return case
 
 
+def stream(own: slice):
+    """The second task of a stream of classes: some are masked, and what the processes saw is replayed."""
+    torch.manual_seed(0)
+    method = CLER(build_encoder(VIT, image_size=32, seed=0), "both", num_tasks=2, buffer_size=12)
+    image, label = numbers(2 * TOTAL, 3, 32, 32).sigmoid().float(), torch.arange(2 * TOTAL) * 4 // (2 * TOTAL)
+    batches = [{"image": image[rows][own], "label": label[rows][own]} for rows in torch.arange(32).split(TOTAL)]
+    method.prepare(batches, 2 * TOTAL)
+    step = Step.at(0, total=10)
+    method.loss(batches[0], step)
+    method.after_step(step)
+    step = Step.at(1, total=10)
+    losses = method.loss(batches[1], step)
+    assert losses["replay"] > 0
+
+    def after():
+        method.after_step(step)
+        return {name: value.double() for name, value in method.named_buffers()}
+
+    return method, method.total(losses), after
+
+
 VIT, RESNET = "vit_tiny_patch16_224:depth=2,embed_dim=24,num_heads=2", "resnet18"
 CASES: dict[str, tuple[Case, float]] = {
     "nt_xent": (ntxent, 1e-10),
@@ -172,6 +194,7 @@ CASES: dict[str, tuple[Case, float]] = {
     "IBOT": (task(lambda e: IBOT(e, prototypes=32, num_local=2), VIT), 1e-4),
     "PIRL": (task(lambda e: PIRL(e, "both", loss="nce", num_negatives=5), VIT), 1e-4),
     "PIRL with batch norm": (task(PIRL, RESNET), 2e-3),
+    "CLER's stream": (stream, 1e-4),
 }
 
 

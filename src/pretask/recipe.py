@@ -26,6 +26,9 @@ class Recipe:
             treats all alike.
         groups: beginnings of parameters' names with a rate of their own, stated for `lr_batch` like `lr`;
             the first that fits counts.
+        tasks: 0 shuffles all data. Otherwise the stream brings the classes in their order, divided into so
+            many tasks, one task after the other; by default as many passes as `epochs`, for what is
+            learned from a stream is not seen again.
     """
 
     optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
@@ -43,3 +46,4 @@ class Recipe:
     schedule: Literal["cosine", "constant"] = "cosine"
     layer_decay: float | None = None
     groups: tuple[tuple[str, float], ...] = ()
+    tasks: int = 0

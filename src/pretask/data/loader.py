@@ -34,10 +34,18 @@ class Order:
 
     Every epoch is a new permutation by (seed, epoch); what does not fill a batch is left out, another
     remainder each time. Data fewer than a batch are repeated within it.
+
+    Args:
+        count: samples.
+        batch_size: samples a batch.
+        seed: of the permutations.
+        groups: a number for each sample: those of lower numbers come first, shuffled among themselves. The
+            batch at a border holds both.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int):
+    def __init__(self, count: int, batch_size: int, seed: int, groups: Int[Tensor, "count"] | None = None):
         self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.groups = None if groups is None else groups.numpy()
         self.steps = max(1, count // batch_size)
         self.epoch, self.shuffled = -1, torch.empty(0, dtype=torch.long)
 
@@ -45,6 +53,8 @@ class Order:
         epoch, step = divmod(number, self.steps)
         if epoch != self.epoch:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+            if self.groups is not None:
+                order = order[self.groups[order].argsort(kind="stable")]
             if self.count < self.batch_size:
                 order = np.resize(order, self.batch_size)
             self.epoch, self.shuffled = epoch, torch.from_numpy(order)
@@ -62,6 +72,7 @@ def batches(
     world: int = 1,
     workers: int | None = None,
     parts: int = 1,
+    tasks: int = 0,
 ) -> Iterator[Batch]:
     """Batches number `start` to `stop` - 1 of the stream that belongs to `seed`.
 
@@ -75,15 +86,17 @@ def batches(
         world: how many processes there are.
         workers: processes that decode; default the data set's. Without effect on data in memory.
         parts: each process's share comes in so many parts, one after the other.
+        tasks: the classes come in their order, in so many parts; 0 shuffles them (`Recipe.tasks`).
 
     Raises:
-        UsageError: the batch cannot be shared evenly.
+        UsageError: the batch cannot be shared evenly, or classes cannot come in order.
     """
     if batch_size % (world * parts):
         raise UsageError(
             f"a batch of {batch_size} cannot be shared evenly by {world} processes in {parts} parts each"
         )
     workers = dataset.workers if workers is None else workers
+    groups = groups_of(dataset, tasks)
     if isinstance(dataset, Stream):
         small, first, last = batch_size // parts, start * parts, stop * parts
         yield from dataset.batches(small, seed, first, last, rank, world, workers)
@@ -94,7 +107,7 @@ def batches(
             "repeats some of them. A smaller batch is better.", stacklevel=2,
         )  # fmt: skip
     share = batch_size // (world * parts)
-    order, own = Order(len(dataset), batch_size, seed), range(rank * parts, (rank + 1) * parts)
+    order, own = Order(len(dataset), batch_size, seed, groups), range(rank * parts, (rank + 1) * parts)
     mine = (
         order[number][place * share : (place + 1) * share] for number in range(start, stop) for place in own
     )
@@ -108,6 +121,28 @@ def batches(
     for batch, broken in fetched:
         dataset.record(broken)
         yield batch
+
+
+def task_of_class(classes: int, tasks: int) -> Int[Tensor, "classes"]:
+    """Which of `tasks` parts each class belongs to when classes come in their order: parts of equally many
+    classes, or as equal as they can be."""
+    return torch.arange(classes) * tasks // classes
+
+
+def groups_of(dataset: Dataset, tasks: int) -> Int[Tensor, "samples"] | None:
+    """The task of each sample; None where all are shuffled together.
+
+    Raises:
+        UsageError: the data have no labels to go by.
+    """
+    if not tasks:
+        return None
+    if dataset.labels is None:
+        raise UsageError(
+            f"{dataset.name} cannot come as a stream of classes: it has no labels. Put the files into one "
+            "folder a class"
+        )
+    return task_of_class(int(dataset.labels.max()) + 1, tasks)[dataset.labels]
 
 
 class Fetch(torch.utils.data.Dataset):

@@ -100,6 +100,8 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def track(self, average: Tensor, variance: Tensor, count: int) -> None:
+        if not self.track_running_stats:
+            return
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1

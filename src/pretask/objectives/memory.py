@@ -1,4 +1,4 @@
-"""What a method remembers between steps: a row a sample, or the last few batches.
+"""What a method remembers between steps: a row a sample, the last few batches, or a fair share of a stream.
 
 All processes hold the same memory: they write what all of them have seen.
 """
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pretask.objectives.distributed import gather, mean
+from pretask.objectives.distributed import gather, mean, world_size
 from pretask.pretexts import draw
 
 DENSE = 8  # the bank is read as a whole until it has this many times the rows that are asked for
@@ -98,22 +98,105 @@ class Queue(nn.Module):
         size: keys kept.
         dim: width of a key.
         seed: of the first rows, normal and then normalised.
+        normalise: keep keys at length 1; else as they are given.
     """
 
     rows: Tensor
     position: Tensor
 
-    def __init__(self, size: int, dim: int, seed: int = 0):
+    def __init__(self, size: int, dim: int, seed: int = 0, normalise: bool = True):
         super().__init__()
+        self.normalise = normalise
         first = torch.randn(size, dim, generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("rows", F.normalize(first, dim=1))
+        self.register_buffer("rows", F.normalize(first, dim=1) if normalise else first)
         self.register_buffer("position", torch.tensor(0))
 
     @torch.no_grad()
     def enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
-        """Write normalised keys, after the loss that was to see the queue without them."""
+        """Write keys, after the loss that was to see the queue without them."""
         keys = gather(keys.detach())
         skipped = max(len(keys) - len(self.rows), 0)  # they would be overwritten at once
         places = self.position + torch.arange(skipped, len(keys), device=keys.device)
-        self.rows[places % len(self.rows)] = F.normalize(keys[skipped:], dim=1).to(self.rows.dtype)
+        kept = F.normalize(keys[skipped:], dim=1) if self.normalise else keys[skipped:]
+        self.rows[places % len(self.rows)] = kept.to(self.rows.dtype)
         self.position.add_(len(keys)).remainder_(len(self.rows))
+
+
+def reservoir_places(
+    seen: int, size: int, drawn: Int[Tensor, "batch"]
+) -> tuple[Int[Tensor, "kept"], Int[Tensor, "kept"]]:
+    """Which of a stream's next samples are kept, and where (Vitter, 1985).
+
+    Sample number n (from 0) is kept at place n while there is room, then at place j of 0 .. n if that is
+    one of the reservoir's. Of several samples for one place the last stays.
+
+    Args:
+        seen: samples before these.
+        size: places.
+        drawn: j for each sample, uniform over 0 .. n.
+
+    Returns:
+        Rows of the batch, and the place of each; no place twice.
+    """
+    number = seen + torch.arange(len(drawn), device=drawn.device)
+    place = torch.where(number < size, number, drawn)
+    row = torch.arange(len(drawn), device=drawn.device)
+    last = torch.full((size + 1,), -1, device=drawn.device)
+    last.scatter_reduce_(0, place.clamp(max=size), row, "amax")  # the extra place takes what is not kept
+    places = (last[:-1] >= 0).nonzero().flatten()
+    return last[places], places
+
+
+class Reservoir(nn.Module):
+    """A uniform sample of all pictures of a stream so far, with their labels; of those of all processes.
+
+    Pictures are kept as bytes, exactly if they were read as bytes and not resampled.
+
+    Args:
+        size: pictures kept.
+        shape: channels, height and width of a picture.
+    """
+
+    images: Tensor
+    labels: Tensor
+    seen: Tensor
+
+    def __init__(self, size: int, shape: tuple[int, int, int]):
+        super().__init__()
+        self.register_buffer("images", torch.zeros(size, *shape, dtype=torch.uint8))
+        self.register_buffer("labels", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("seen", torch.tensor(0))
+
+    def __len__(self) -> int:
+        return min(int(self.seen), len(self.images))
+
+    def draw(self, count: int, generator: torch.Generator) -> Int[Tensor, "count"]:
+        """This process's `count` places out of those filled (in this part of its batch); over all of them no
+        place twice, and fewer where there are fewer."""
+        filled, shares = len(self), world_size() * draw.PART.get()[1]
+        order = torch.rand(filled, generator=generator, device=generator.device).argsort()
+        return draw.own_rows(lambda n: order[:n], min(count, filled // shares)).to(self.images.device)
+
+    def get(
+        self, places: Int[Tensor, "count"]
+    ) -> tuple[Float[Tensor, "count chans h w"], Int[Tensor, "count"]]:
+        """Pictures in [0, 1] and labels."""
+        return self.images[places].float() / 255, self.labels[places]
+
+    @torch.no_grad()
+    def add(
+        self,
+        images: Float[Tensor, "batch chans h w"],
+        labels: Int[Tensor, "batch"],
+        generator: torch.Generator,
+    ) -> None:
+        """Go on sampling with these pictures in [0, 1], those of all processes in order of rank."""
+        images, labels = gather((images * 255).round().byte()), gather(labels)
+        seen = int(self.seen)
+        number = seen + torch.arange(len(labels), device=generator.device)
+        unit = torch.rand(len(labels), generator=generator, device=generator.device, dtype=torch.float64)
+        drawn = (unit * (number + 1)).long()
+        rows, places = reservoir_places(seen, len(self.images), drawn.to(images.device))
+        self.images[places] = images[rows]
+        self.labels[places] = labels[rows]
+        self.seen += len(labels)

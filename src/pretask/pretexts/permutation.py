@@ -10,10 +10,12 @@ from itertools import permutations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pretask.errors import UsageError
+from pretask.pretexts import draw
 
 MOST_ITEMS = 9  # 9! = 362,880 permutations are looked through; 10! would take gigabytes
 
@@ -60,6 +62,30 @@ def from_tiles(
     batch, _, chans, h, w = parts.shape
     grid = parts.reshape(batch, rows, columns, chans, h, w)
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(batch, chans, rows * h, columns * w)
+
+
+def shuffle_tiles(
+    image: Float[Tensor, "batch chans height width"], order: Int[Tensor, "batch tiles"], side: int
+) -> Float[Tensor, "batch chans height width"]:
+    """Pictures whose side x side tiles change places, at their full size: tile order[b, i] comes to stand at
+    place i.
+
+    A picture that cannot be divided is filled up with zeros at the top and the left; as many rows and
+    columns are cut off there afterwards, whatever has come to lie in them (CLER).
+    """
+    top, left = -image.shape[2] % side, -image.shape[3] % side
+    parts = tiles(F.pad(image, (left, 0, top, 0)), side, side)
+    return from_tiles(shuffle(parts, order), side, side)[:, :, top:, left:]
+
+
+def draw_moves(
+    batch: int, items: int, moved: int, generator: torch.Generator
+) -> Int[Tensor, "batch items"]:
+    """Orders that leave all but `moved` random items where they are; those change places at random, which
+    may put them back."""
+    here = draw.permutations(batch, items, generator)[:, :moved]
+    there = here.gather(1, draw.permutations(batch, moved, generator))
+    return torch.arange(items, device=here.device).repeat(batch, 1).scatter(1, there, here)
 
 
 @lru_cache(maxsize=8)

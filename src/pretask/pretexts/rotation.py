@@ -1,6 +1,7 @@
-"""Turning a picture by right angles."""
+"""Turning a picture, by right angles or by any."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -28,3 +29,16 @@ def rotate_each(
     for k in range(1, 4):
         image = torch.where(turns >= k, image.rot90(1, (-2, -1)), image)
     return image
+
+
+def rotate_by(
+    image: Float[Tensor, "batch chans side side"], degrees: Float[Tensor, "batch"]
+) -> Float[Tensor, "batch chans side side"]:
+    """Turn every picture counter-clockwise by its own angle about its middle, at its size; what comes in from
+    outside is 0. Pixels are points of a grid whose corners are turned with it, so that right angles
+    are those of `rotate` up to rounding."""
+    angle = degrees.to(image.device, image.dtype).deg2rad()
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    turn = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(turn, list(image.shape), align_corners=True)
+    return F.grid_sample(image, grid, align_corners=True)
