@@ -1,4 +1,4 @@
-"""CLER: its puzzles against numpy and loops, its loss against the paper's steps, and what is easy to get wrong."""
+"""CLER: puzzles against numpy and loops, the loss against the paper's steps, what is easy to get wrong."""
 
 import copy
 import itertools
@@ -54,7 +54,7 @@ def learn(task: CLER, batch: dict, index: int, lr: float = 0.01) -> dict[str, to
 class TestPuzzles:
     @pytest.mark.parametrize(("height", "side"), [(8, 2), (9, 3), (32, 3), (7, 2), (10, 4)])
     def test_tiles_move_as_in_a_loop(self, height, side):
-        """New place s gets old tile order[s]; what does not divide is padded at the top left and cut there."""
+        """New place s gets old tile order[s]; what does not divide is padded top left and cut there."""
         image = torch.rand(3, 2, height, height)
         order = torch.stack([torch.randperm(side**2) for _ in range(3)])
         pad = (side - height % side) % side

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pretask.data.loader import batches, steps_per_epoch, task_of_class
 from pretask.encoders.base import Encoder
+from pretask.encoders.image import ImageEncoder
 from pretask.errors import UsageError
 from pretask.evaluation.features import pick_device, to_device
 from pretask.evaluation.score import Score, bootstrap_interval
@@ -210,8 +211,8 @@ def sequence(
     """
     from pretask.methods.image.cler import CLER
 
-    if encoder.modality != "image":
-        raise UsageError(f"the sequence protocol is for pictures, not for {encoder.modality} data")
+    if not isinstance(encoder, ImageEncoder):
+        raise UsageError(f"the sequence protocol trains a network of pictures; '{encoder.name}' is none")
     if train_set.labels is None:
         raise UsageError("a sequence of tasks needs labels: put the files into one folder a class")
     train_set = train_set.subset(few(train_set.labels, PER_CLASS, seed))

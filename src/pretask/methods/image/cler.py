@@ -187,6 +187,10 @@ class CLER(PretextTask):
         self.classifier_seed = int(torch.randint(2**31, ()))
         self.noted: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def asked(self) -> list[Puzzle]:
+        return [puzzle for puzzle in self.puzzles if isinstance(puzzle, Puzzle)]
+
     def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
         highest = -1
         for batch in batches:
@@ -258,7 +262,7 @@ class CLER(PretextTask):
             losses = {"stream": F.cross_entropy(logits, labels)}
         losses.setdefault("replay", logits.new_zeros(()))
         if len(self.puzzles):
-            losses["pretext"] = torch.stack([self.ask(puzzle, parts, step) for puzzle in self.puzzles]).mean()
+            losses["pretext"] = torch.stack([self.ask(puzzle, parts, step) for puzzle in self.asked]).mean()
         if self.training and torch.is_grad_enabled():
             self.noted.append((image, labels))
         return losses
@@ -286,8 +290,7 @@ class CLER(PretextTask):
         """Which transformation was it? Tiles that changed places are one class for each way to do so."""
         shown, sources, answers, before = [], [], [], 0
         image = self.pictures(batch)
-        for puzzle in self.puzzles:
-            assert isinstance(puzzle, Puzzle)
+        for puzzle in self.asked:
             transformed, answer = self.transformed(puzzle, [image], step)
             base = puzzle.classes ** torch.arange(answer.shape[1], device=answer.device)
             shown.append(transformed)
@@ -299,8 +302,7 @@ class CLER(PretextTask):
     def preview(self, batch: Batch, step: Step) -> Sheet:
         image = self.pictures(batch)
         rows = [[Panel("a picture of the stream", picture)] for picture in image]
-        for puzzle in self.puzzles:
-            assert isinstance(puzzle, Puzzle)
+        for puzzle in self.asked:
             shown, answer = self.transformed(puzzle, [image], step)
             said = puzzle(self.encoder, shown).argmax(2)
             claimed = puzzle.transform(image, said)
@@ -318,4 +320,4 @@ class CLER(PretextTask):
     def chance(self, batch_size: int) -> dict[str, float]:
         if not len(self.puzzles):
             return {}
-        return {"pretext": sum(puzzle.chance for puzzle in self.puzzles) / len(self.puzzles)}
+        return {"pretext": sum(puzzle.chance for puzzle in self.asked) / len(self.puzzles)}
