@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pretask.encoders.image import ImageEncoder
-
-BRANCHES = ("drop_path1", "drop_path2")  # timm's names: attention and network of a block
+BRANCHES = (
+    "drop_path1",
+    "drop_path2",
+    "drop_path3",
+)  # timm's names, and of a third where there is one
 
 
 class DropPath(nn.Module):
@@ -22,32 +24,38 @@ class DropPath(nn.Module):
         return x if self.factor is None else x * self.factor.to(x.dtype)
 
 
-def droppable(encoder: ImageEncoder) -> list[nn.Module]:
-    """The blocks whose branches can be dropped, prepared for it; none in encoders without such blocks."""
-    blocks = [block for block in getattr(encoder, "blocks", []) if hasattr(block, BRANCHES[0])]
+def droppable(module: nn.Module) -> list[nn.Module]:
+    """The blocks of an encoder or decoder whose branches can be dropped, prepared for it; none where there
+    are no such blocks."""
+    blocks = [block for block in getattr(module, "blocks", []) if hasattr(block, BRANCHES[0])]
     for block in blocks:
-        for name in BRANCHES:
+        for name in branches_of(block):
             if not isinstance(getattr(block, name), DropPath):
                 setattr(block, name, DropPath())
     return blocks
 
 
+def branches_of(block: nn.Module) -> list[str]:
+    return [name for name in BRANCHES if hasattr(block, name)]
+
+
 @contextmanager
-def dropping(encoder: ImageEncoder, unit: Float[Tensor, "batch blocks 2"], rate: float) -> Iterator[None]:
+def dropping(module: nn.Module, unit: Float[Tensor, "batch blocks branches"], rate: float) -> Iterator[None]:
     """Drop branches of the blocks for some samples, the more often the deeper (linearly from 0 to `rate`),
     and scale the kept ones to the same mean.
 
     Args:
-        encoder: whose blocks `droppable` has prepared.
+        module: an encoder or decoder; its blocks all have the same number of branches.
         unit: numbers from U[0, 1).
         rate: of the last block.
     """
-    blocks = droppable(encoder)
-    branches = [getattr(block, name) for block in blocks for name in BRANCHES]
+    blocks = droppable(module)
+    branches = [getattr(block, name) for block in blocks for name in branches_of(block)]
     try:
         for i, branch in enumerate(branches):
-            keep = 1 - rate * (i // 2) / max(len(blocks) - 1, 1)
-            branch.factor = ((unit[:, i // 2, i % 2] < keep) / keep)[:, None, None]
+            depth, which = divmod(i, len(branches) // len(blocks))
+            keep = 1 - rate * depth / max(len(blocks) - 1, 1)
+            branch.factor = ((unit[:, depth, which] < keep) / keep)[:, None, None]
         yield
     finally:
         for branch in branches:
