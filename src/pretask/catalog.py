@@ -115,6 +115,17 @@ ROWS: tuple[Row, ...] = (
         "which picture of all is it whose patches were shuffled?",
     ),
     Row(
+        "moodv2",
+        "MOODv2",
+        "image",
+        "pretask.methods.image.moodv2:MOODv2",
+        "MOODv2: Masked Image Modeling for Out-of-Distribution Detection (Li et al., TPAMI 2024)",
+        "blocks of patches",
+        "which word of a frozen codebook stands at each hidden patch?",
+        VIT,
+        "patches",
+    ),
+    Row(
         "cler",
         "CLER",
         "image",

@@ -229,7 +229,9 @@ def build(
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": spec.in_chans, **spec.kwargs}
     if is_patch:
         spec.patch_size = spec.patch_size or default_patch(spec.image_size)
-        kwargs |= {"img_size": spec.image_size, "patch_size": spec.patch_size, "dynamic_img_size": True}
+        kwargs |= {"img_size": spec.image_size, "patch_size": spec.patch_size}
+        if not spec.name.startswith("beit"):  # whose relative positions know one size
+            kwargs["dynamic_img_size"] = True
         if spec.image_size % spec.patch_size:
             raise UsageError(
                 f"image size {spec.image_size} is not a multiple of patch size {spec.patch_size}"
@@ -252,9 +254,18 @@ def build(
     three = spec.in_chans == 3
     mean = mean or getattr(model, "mean", None) or (IMAGENET_MEAN if three else (0.5,) * spec.in_chans)
     std = std or getattr(model, "std", None) or (IMAGENET_STD if three else (0.25,) * spec.in_chans)
-    encoder = (PatchEncoder if is_patch else ConvEncoder)(model, spec, mean, std)
+    encoder = (kind_of(spec.name) if is_patch else ConvEncoder)(model, spec, mean, std)
     encoder.pretrained = pretrained
     return encoder
+
+
+def kind_of(name: str) -> type[PatchEncoder]:
+    """The class that runs a vision transformer of this name."""
+    if name.startswith("beit"):
+        from pretask.encoders.beit import BeitEncoder
+
+        return BeitEncoder
+    return PatchEncoder
 
 
 def build_for(

@@ -119,10 +119,20 @@ def hide_random(grid: Grid, num_hidden: int, batch: int, generator: torch.Genera
     return random_mask(draw.uniform((batch, grid[0] * grid[1]), generator), num_hidden)
 
 
+def draw_blocks(
+    grid: Grid, num_hidden: int, batch: int, generator: torch.Generator
+) -> Bool[Tensor, "batch patches"]:
+    """BEiT's masks as they come: at most `num_hidden` patches, fewer where no block fits any more.
+
+    The smallest block has (short side // 3)^2 patches: BEiT's 16 on its grid of 14 x 14.
+    """
+    unit = draw.uniform((batch, BLOCKS, ATTEMPTS, 4), generator)
+    return block_mask(unit, grid, unit.new_full((batch,), num_hidden))
+
+
 def hide_blocks(grid: Grid, num_hidden: int, batch: int, generator: torch.Generator) -> Tensor:
     """Blocks, and single patches for what no block fits into, so that every mask hides as many."""
-    unit = draw.uniform((batch, BLOCKS, ATTEMPTS, 4), generator)
-    blocks = block_mask(unit, grid, unit.new_full((batch,), num_hidden))
+    blocks = draw_blocks(grid, num_hidden, batch, generator)
     return random_mask(draw.uniform(tuple(blocks.shape), generator) + blocks, num_hidden)
 
 
