@@ -18,6 +18,7 @@ CLASSES = 10
 ENCODERS = {
     "patches": "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2",
     "grid": "resnet10t:stem_width=8,channels=[16,32,48,64],zero_init_last=false",
+    "denoiser": "unet:width=8,mults=[1,2]",
 }
 
 
@@ -75,7 +76,7 @@ OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {}
 
 def encoder(kind: str, chans: int = 3, side: int = SIDE) -> ImageEncoder:
     """A tiny encoder of a kind; patches of 4 pixels, or of 5 where 4 do not fit."""
-    patch = None if kind == "grid" else (4 if side % 4 == 0 else 5)
+    patch = (4 if side % 4 == 0 else 5) if kind == "patches" else None
     return build(EncoderSpec(ENCODERS[kind], chans, side, patch))
 
 
@@ -83,11 +84,12 @@ def kinds(row: Row) -> list[str]:
     """The kinds of encoder a method is tried with: patches, a grid, or its modality's own."""
     if row.modality in OWN_ENCODERS:
         return ["own"]
-    return ["patches"] if row.needs == "patches" else ["grid", "patches"]
+    return ["grid", "patches"] if row.needs == "any" else [row.needs]
 
 
-def take(batch: Batch, rows: slice) -> Batch:
-    return {key: value[rows] for key, value in batch.items()}
+def spoilt(value: Any) -> Any:
+    """An entry of a batch as no task can use it: without one of its dimensions; a graph without features."""
+    return value[0] if isinstance(value, torch.Tensor) else Data(edge_index=value.edge_index)
 
 
 def task(

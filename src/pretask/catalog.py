@@ -23,7 +23,8 @@ class Row(NamedTuple):
         hides: what is hidden of the data.
         asks: what the network is asked.
         encoder: the default encoder; a vision transformer where the method needs patches.
-        needs: `patches` where only a vision transformer fits, `any` otherwise.
+        needs: `patches` where only a vision transformer fits, `denoiser` where only a diffusion model's
+            network does, `any` otherwise.
         labels: whether its loss may read labels; to every other method they are not shown.
         kind: a `task` is trained; a `study` is run (`pretask study`), its path is `module:function`.
     """
@@ -36,7 +37,7 @@ class Row(NamedTuple):
     hides: str
     asks: str
     encoder: str = "resnet18"
-    needs: Literal["any", "patches"] = "any"
+    needs: Literal["any", "patches", "denoiser"] = "any"
     labels: bool = False
     kind: Literal["task", "study"] = "task"
 
@@ -124,6 +125,17 @@ ROWS: tuple[Row, ...] = (
         "which word of a frozen codebook stands at each hidden patch?",
         VIT,
         "patches",
+    ),
+    Row(
+        "p2-weighting",
+        "P2 weighting",
+        "image",
+        "pretask.methods.image.p2_weighting:P2Weighting",
+        "Perception Prioritized Training of Diffusion Models (Choi et al., CVPR 2022)",
+        "a picture, under noise of any strength",
+        "which noise is it?",
+        "unet",
+        "denoiser",
     ),
     Row(
         "cler",

@@ -48,7 +48,7 @@ def rows_of(slugs: str) -> list[catalog.Row]:
 
 def default_encoder(rows: Sequence[catalog.Row]) -> str:
     """The encoder that fits all of these methods: a vision transformer if any of them needs patches."""
-    return next((row.encoder for row in rows if row.needs == "patches"), rows[0].encoder)
+    return next((row.encoder for row in rows if row.needs != "any"), rows[0].encoder)
 
 
 def check_encoder(rows: Sequence[catalog.Row], encoder: Encoder) -> None:

@@ -225,6 +225,10 @@ def build(
 
     import pretask.encoders.colour_net  # noqa: F401 - registers itself with timm
 
+    if spec.name == "unet":
+        from pretask.encoders.denoiser import Denoiser
+
+        return Denoiser(spec)
     is_patch = spec.name.startswith(("vit_", "deit_", "deit3_", "eva", "beit"))
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": spec.in_chans, **spec.kwargs}
     if is_patch:
