@@ -1,0 +1,275 @@
+"""InfoXLM is the paper's method: layouts, the contrast, the divisor, the queue and the slow encoder."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import tiny
+from pretask import catalog
+from pretask.errors import UsageError
+from pretask.methods.text.infoxlm import InfoXLM
+from pretask.objectives.contrastive import info_nce
+from pretask.objectives.memory import Queue
+from pretask.pretexts.text import read_pair
+from pretask.task import Step
+
+ROW = catalog.find("infoxlm")
+
+
+def make(seed: int = 0, **options) -> InfoXLM:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        task = InfoXLM(tiny.OWN_ENCODERS["text"](), **options)
+    task.prepare([tiny.sentences(16)], 16)
+    return task
+
+
+def rows(text) -> list[list[int]]:
+    return [row[own].tolist() for row, own in zip(text.tokens, text.attention, strict=True)]
+
+
+def test_contrast_is_the_formula_without_normalisation():
+    """Cross-entropy of [q.k, q.queue] / 0.25 with label 0, summed, as `XlCoCriterion.contrastive_loss`."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, queue = (torch.randn(n, 6, generator=generator).double() for n in (5, 5, 30))
+    q.requires_grad_()
+    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1) / 0.25
+    expected = F.cross_entropy(logits, torch.zeros(5, dtype=torch.long), reduction="sum")
+    found = 5 * info_nce(q, k, queue, 0.25, normalise=False)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x, q)[0] for x in (found, expected)))
+    assert (5 * info_nce(q, k, queue, 0.25) - expected).abs() > 1, "a cosine version is another"
+
+
+def test_a_queue_keeps_keys_as_they_are_and_wraps():
+    queue, written = Queue(7, 2, normalise=False), []
+    assert queue.rows.norm(dim=1).std() > 0.1, "the first rows are not normalised either"
+    for number in range(4):
+        keys = torch.arange(6.0).view(3, 2) + 10 * number
+        queue.enqueue(keys)
+        written += keys.tolist()
+    expected = [None] * 7
+    for place, key in enumerate(written):
+        expected[place % 7] = key
+    assert queue.rows.tolist() == expected and int(queue.position) == 12 % 7
+
+
+def test_layouts():
+    """MMLM: two sentences of one language behind one <s>; TLM: a sentence and its translation."""
+    task, batch = make(), tiny.sentences(8)
+    source, target = read_pair(batch)
+    known = task.encoder.vocabulary
+    joined = rows(task.joined(source, target))
+    for line, x, y in zip(joined, rows(source), rows(target), strict=True):
+        assert line == x + y[1:] and line[0] == known.bos and line.count(known.bos) == 1
+        assert line.count(known.eos) == 2 and line[-1] == known.eos
+    blocks = rows(task.blocks(source, target, batch))
+    assert len(blocks) == 8
+    for i in range(4):
+        x, y = rows(source), rows(target)
+        assert blocks[2 * i] == x[2 * i] + x[2 * i + 1][1:], "the sources are all in English"
+        alike = batch["pair_lang"][2 * i] == batch["pair_lang"][2 * i + 1]
+        assert blocks[2 * i + 1] == y[2 * i] + (y[2 * i + 1][1:] if alike else [])
+    assert len(set(batch["pair_lang"].tolist())) == 2, "both cases occur"
+
+
+def test_loss_is_the_official_one_step_by_step():
+    """Each part is a sum; all are divided by hidden tokens of both kinds and pairs together."""
+    task, batch = make(layer=1), tiny.sentences(8)
+    step = Step.at(0, 10, 5)
+    losses = copy.deepcopy(task).loss(batch, step)
+    again = Step.at(0, 10, 5)
+    source, target = read_pair(batch)
+    sums, counts = [], []
+    for text in (task.blocks(source, target, batch), task.joined(source, target)):
+        shown, hidden = task.hide(text, again)
+        states = task.encoder.model(
+            input_ids=shown.tokens, attention_mask=shown.attention.long(), output_hidden_states=True
+        ).hidden_states
+        log_p = task.head(states[-1], task.encoder.table).log_softmax(-1)
+        sums.append(-log_p.gather(-1, text.tokens[..., None])[..., 0][hidden].sum())
+        counts.append(int(hidden.sum()))
+    shown, wanted = task.contrasted(source, target, again)
+    with torch.no_grad():
+        slow = task.slow.encoder.model(
+            input_ids=wanted.tokens, attention_mask=wanted.attention.long(), output_hidden_states=True
+        ).hidden_states
+        key = slow[1][:, 0] @ task.slow.projection.weight.T
+    fast = task.encoder.model(
+        input_ids=shown.tokens, attention_mask=shown.attention.long(), output_hidden_states=True
+    ).hidden_states
+    query = fast[1][:, 0] @ task.projection.weight.T
+    total = 0.0
+    for q, k in zip(query, key, strict=True):
+        logits = torch.stack([q @ k, *(q @ row for row in task.queue.rows)]) / 0.25
+        total = total - logits.log_softmax(0)[0]
+    sums.append(total)
+    counts.append(4)  # two pairs make one
+    for name, value in zip(("mlm", "tlm", "xlco"), sums, strict=True):
+        assert losses[name].item() == pytest.approx(value.item() / sum(counts), rel=1e-4), name
+    assert step.metrics["mlm_mean"].item() == pytest.approx(sums[0].item() / counts[0], rel=1e-4)
+    assert losses["xlco"] < 0.1 * losses["mlm"], "the contrast weighs little beside the words"
+
+
+def test_pairs_are_mixed_for_the_contrast():
+    """Orders and sides in all eight ways, each pair's translation on the other side."""
+    task, batch, seen = make(mask_rate=0.0), tiny.sentences(8), set()
+    x, y = map(rows, read_pair(batch))
+    for index in range(30):
+        shown, wanted = task.contrasted(*read_pair(batch), Step.at(index))
+        for i, pair in enumerate(zip(rows(shown), rows(wanted), strict=True)):
+            ways = {}
+            for mode in range(8):
+                s = x[2 * i : 2 * i + 2][:: -1 if mode & 1 else 1]
+                t = y[2 * i : 2 * i + 2][:: -1 if mode & 2 else 1]
+                two = s[0] + s[1][1:], t[0] + t[1][1:]
+                ways[mode] = two[::-1] if mode & 4 else two
+            found = [mode for mode, way in ways.items() if way == pair]
+            assert len(found) == 1
+            seen.add(found[0])
+    assert seen == set(range(8))
+
+
+def test_without_mixing_only_sides_are_exchanged():
+    task, batch = make(mask_rate=0.0, mix=False), tiny.sentences(8)
+    x, y = map(rows, read_pair(batch))
+    found = list(zip(*map(rows, task.contrasted(*read_pair(batch), Step.at())), strict=True))
+    assert all(pair in ((a, b), (b, a)) for pair, a, b in zip(found, x, y, strict=True))
+    assert 0 < sum(pair[0] == a for pair, a in zip(found, x, strict=True)) < 8
+
+
+def test_both_sides_of_the_contrast_are_masked():
+    task, batch = make(), tiny.sentences(16)
+    for text in task.contrasted(*read_pair(batch), Step.at()):
+        share = (text.tokens == task.encoder.vocabulary.mask).sum() / text.attention.sum()
+        assert 0.08 < share < 0.17, "80 % of 15 %"
+
+
+def test_keys_enter_the_queue_after_the_step():
+    task, batch = make().train(), tiny.sentences(8)
+    before = task.queue.rows.clone()
+    step = Step.at(0, 100, 10)
+    losses = task.loss(batch, step)
+    assert torch.equal(task.queue.rows, before), "a batch's own keys are no negatives"
+    task.total(losses).backward()
+    task.after_step(step)
+    changed = (task.queue.rows != before).any(1)
+    assert int(changed.sum()) == 4 and int(task.queue.position) == 4 % len(before)
+    assert all(p.grad is None for p in task.slow.parameters())
+
+
+def test_the_queue_is_filled_before_training_with_what_the_slow_encoder_says():
+    task = make(queue_size=6)
+    first = torch.randn(6, task.encoder.dim, generator=torch.Generator().manual_seed(0))
+    assert task.queue.rows.shape == (6, task.encoder.dim)
+    assert not (task.queue.rows == first).all(1).any(), "no random row is left"
+    assert make(queue_size=10**6).queue.rows.shape[0] == 8, "never more than a pass gives: two pairs make one"
+    task.prepare([tiny.sentences(4)], 16)  # an incomplete pass
+    assert torch.equal(task.queue.rows[2:4], task.queue.rows[:2])
+
+
+def test_it_needs_its_queue():
+    with torch.random.fork_rng():
+        task = InfoXLM(tiny.OWN_ENCODERS["text"]())
+    with pytest.raises(UsageError, match="prepare"):
+        task.loss(tiny.sentences(4), Step.at())
+
+
+def test_the_slow_copy_starts_equal_and_follows_with_its_projection():
+    task, batch = make(momentum=0.75).train(), tiny.sentences(8)
+    fast, slow = task.state_dict(), task.slow.state_dict()
+    assert all(torch.equal(value, fast[name]) for name, value in slow.items())
+    before = {name: value.clone() for name, value in slow.items()}
+    step = Step.at(0, 100, 10)
+    task.loss(batch, step)
+    with torch.no_grad():
+        for parameter in task.parameters():
+            if parameter.requires_grad:
+                parameter += 1
+    task.after_step(step)
+    for name, value in task.slow.named_parameters():
+        torch.testing.assert_close(value, before[name] + 0.25, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {1: 0.99, 2000: 0.99}),
+        ({"momentum": 0.999}, {1: 0.999, 7: 0.999}),
+        ({"momentum": 1.0, "momentum_schedule": "linear"}, {1: 0.9990005, 1000: 0.9995, 2000: 1.0}),
+        (
+            {"momentum": 0.9995, "momentum_schedule": "exponential", "momentum_start": 0.5},
+            {1: 0.5, 100: 1 - 100**-0.51, 2000: 1 - 2000**-0.51},
+        ),
+        ({"momentum": 0.9, "refresh_every": 5}, {4: 0.9, 5: 0.0, 6: 0.9, 10: 0.0}),
+    ],
+)
+def test_momentum_schedules(options, expected):
+    task = make(**options)
+    for updates, value in expected.items():
+        assert task.momentum_after(updates, 2000) == pytest.approx(value, abs=1e-9)
+
+
+def test_the_papers_momentum_in_a_run_as_long_as_the_papers():
+    assert make().momentum_after(1, 200_000) == pytest.approx(0.9999)
+    assert make().momentum_after(1, 10) == 0.9
+
+
+def test_before_its_start_the_contrast_is_without_effect_and_the_slow_copy_waits():
+    task, batch = make(xlco_start=10, momentum=0.5).train(), tiny.sentences(8)
+    for index, same in ((0, True), (3, True), (4, False), (8, False), (9, False)):
+        other, step = copy.deepcopy(task), Step.at(index, 100, 10)
+        losses = other.loss(batch, step)
+        assert losses["xlco"] == 0 and "xlco_mean" in step.metrics
+        with torch.no_grad():
+            other.head.bias += 1  # no part of the encoder
+            other.encoder.table.add_(1)
+        other.after_step(step)
+        gap = (other.slow.encoder.table - task.slow.encoder.table).mean().item()
+        expected = 0.0 if same else (0.5 if index == 9 else 1.0)
+        assert gap == pytest.approx(expected, abs=1e-5), index
+    assert task.loss(batch, Step.at(10, 100, 10))["xlco"] > 0
+
+
+def test_the_layer_is_the_base_models_eighth():
+    task = make()
+    assert task.layer == 1, "two thirds of two layers"
+    assert make(layer=2).layer == 2
+    with pytest.raises(UsageError, match="layer 3"):
+        make(layer=3)
+
+
+def test_gradients_of_the_contrast_stop_at_its_layer():
+    task, batch = make(layer=1), tiny.sentences(8)
+    task.loss(batch, Step.at())["xlco"].backward()
+    blocks = task.encoder.model.encoder.layer
+    assert blocks[0].output.dense.weight.grad is not None and blocks[1].output.dense.weight.grad is None
+
+
+def test_parts_can_be_left_out():
+    batch = tiny.sentences(8)
+    assert set(make(tlm_weight=0, xlco_weight=0).loss(batch, Step.at())) == {"mlm"}
+    task = make(xlco_weight=0)
+    assert set(task.loss(batch, Step.at())) == {"mlm", "tlm"} and not hasattr(task, "slow")
+    assert make(xlco_weight=0.5).weights["xlco"] == 0.5
+
+
+def test_a_tokenizer_without_a_mask_is_refused():
+    encoder = tiny.OWN_ENCODERS["text"]()
+    encoder.vocabulary = encoder.vocabulary._replace(mask=None)
+    with pytest.raises(UsageError, match="mask"):
+        InfoXLM(encoder)
+
+
+def test_the_sheet_shows_blanks_words_and_translations():
+    task, batch = make().eval(), tiny.sentences(4)
+    with torch.no_grad():
+        sheet = task.preview(batch, Step.at())
+    for row, panels in enumerate(sheet.rows):
+        hidden, truth, _, asked, translation, _ = panels
+        assert "____" in hidden.content and "[" in truth.content
+        assert asked.content == task.encoder.tokenizer.decode(batch["tokens"][row])
+        assert translation.content == task.encoder.tokenizer.decode(batch["pair"][row])
+        assert all(panel.kind == "text" for panel in panels)
