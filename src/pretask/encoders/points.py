@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from pretask.data.geometry import Groups, group
+from pretask.data.geometry import Groups, group, interpolate
 from pretask.encoders.base import Encoder, split_name
 from pretask.encoders.features import Features
 from pretask.encoders.heads import mlp
@@ -205,6 +205,13 @@ class PointEncoder(Encoder):
         tokens = self.model(groups.patches, groups.centres, visible)
         return Features(tokens.amax(1), tokens, tokens[:, :0], (self.num_patches,))
 
+    def dense(
+        self, points: Float[Tensor, "batch points chans"], places: Float[Tensor, "batch queries 3"]
+    ) -> Float[Tensor, "batch queries dim"]:
+        """What is said of any place: the tokens, carried there by three-nearest interpolation."""
+        groups = self.group(points)
+        return interpolate(places, groups.centres, self(points, groups=groups).tokens)
+
 
 class RawPoints(Encoder):
     """How the points of a cloud are spread over the cells of a lattice, and the mean of what they carry:
@@ -231,6 +238,12 @@ class RawPoints(Encoder):
         spread = places.new_zeros(len(points), CELLS**3).scatter_add_(1, number, share)
         pooled = torch.cat([spread, points[..., 3:].mean(1)], dim=1)
         return Features(pooled, points, points[:, :0], (points.shape[1],))
+
+    def dense(
+        self, points: Float[Tensor, "batch points chans"], places: Float[Tensor, "batch queries 3"]
+    ) -> Float[Tensor, "batch queries 3"]:
+        """Of a place the place itself."""
+        return places
 
 
 def build(name: str, in_chans: int = 3) -> Encoder:
