@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from pretask.objectives.balance import best_pair, line_solution, min_norm_weights, normalised_gram
+from pretask.objectives.balance import balance, best_pair, line_solution, min_norm_weights, normalised_gram
 
 
 def gram_of(tasks, dim, seed):
@@ -67,3 +67,49 @@ def test_normalisers_against_loops(normaliser):
             ]
             parts.append([float(v) / by for v in gradients[t]])
         assert abs(sum(a * b for a, b in zip(*parts, strict=True)) - float(gram[i, j])) < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_frank_wolfe_step_by_step(seed):
+    """The rounds written out with plain numbers; the point before a step that hardly moves is the answer."""
+    _, gram = gram_of(5, 8, seed)
+    g, n = gram.tolist(), 5
+    found = best_pair(gram).tolist()
+    for _ in range(250):
+        along = [sum(g[i][j] * found[j] for j in range(n)) for i in range(n)]
+        t = along.index(min(along))
+        share, _ = line_solution(sum(a * b for a, b in zip(found, along, strict=True)), along[t], g[t][t])
+        moved = [share * value + (1 - share) * (i == t) for i, value in enumerate(found)]
+        if sum(abs(a - b) for a, b in zip(moved, found, strict=True)) < 1e-5:
+            break
+        found = moved
+    assert min_norm_weights(gram).tolist() == pytest.approx(found, abs=1e-12)
+
+
+def test_balance_lets_the_weighted_gradients_through():
+    """On shared parameters and on those of one loss alone; the values stay the losses'."""
+    torch.manual_seed(0)
+    shared, head, unused = torch.nn.Linear(4, 3), torch.nn.Linear(3, 1), torch.nn.Linear(2, 2)
+    x = torch.randn(6, 4)
+
+    def terms():
+        yield "size", shared(x).square().mean()
+        yield "head", head(shared(x)).sin().mean()
+        yield "sum", -shared(x).sum()
+
+    others = [*head.parameters(), *unused.parameters()]
+    losses, weights = balance(terms(), shared.parameters(), others)
+    gradients = [torch.autograd.grad(value, list(shared.parameters())) for _, value in terms()]
+    flat = torch.stack([torch.cat([g.flatten() for g in found]) for found in gradients])
+    gram = normalised_gram(flat, torch.ones(3))
+    assert list(weights.values()) == pytest.approx(min_norm_weights(gram).tolist(), abs=1e-6)
+    plain = dict(terms())
+    assert {name: float(v) for name, v in losses.items()} == {n: float(v) for n, v in plain.items()}
+    torch.stack(list(losses.values())).sum().backward()
+    found = [p.grad.clone() for p in (*shared.parameters(), *head.parameters())]
+    assert unused.weight.grad is None
+    for p in (*shared.parameters(), *head.parameters()):
+        p.grad = None
+    sum(weights[name] * value for name, value in plain.items()).backward()
+    for gradient, p in zip(found, (*shared.parameters(), *head.parameters()), strict=True):
+        torch.testing.assert_close(gradient, p.grad)

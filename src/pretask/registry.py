@@ -1,7 +1,7 @@
 """From a method's name to the task: the one place that imports method modules."""
 
 import importlib
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -20,7 +20,8 @@ def build_task(slugs: str, encoder: nn.Module, options: dict[str, Any] | None = 
     Args:
         slugs: a slug, or several joined by `+`.
         encoder: what is to be trained.
-        options: constructor arguments; for a joint task prefixed by the slug (`mae.mask_ratio`).
+        options: constructor arguments; for a joint task prefixed by the slug (`mae.mask_ratio`), except for
+            its own `balance` (`sum` or `pareto`).
 
     Raises:
         UsageError: an unknown method or option, or a value of the wrong type.
@@ -32,6 +33,7 @@ def build_task(slugs: str, encoder: nn.Module, options: dict[str, Any] | None = 
     if len(names) == 1:
         return task_class(slugs)(encoder, **config.check(slugs, given))
     own = {name: {} for name in names}
+    balance = config.parse(given.pop("balance", "sum"), Literal["sum", "pareto"], "balance")
     for key, value in given.items():
         slug, dot, option = key.partition(".")
         if not dot or slug not in own:
@@ -39,4 +41,5 @@ def build_task(slugs: str, encoder: nn.Module, options: dict[str, Any] | None = 
                 f"'{key}': in a joint task write METHOD.option with METHOD one of {', '.join(names)}"
             )
         own[slug][option] = value
-    return Joint({name: task_class(name)(encoder, **config.check(name, own[name])) for name in names})
+    tasks = {name: task_class(name)(encoder, **config.check(name, own[name])) for name in names}
+    return Joint(tasks, balance)

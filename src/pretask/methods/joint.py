@@ -1,10 +1,13 @@
-"""Several pretext tasks on one encoder; their losses are summed."""
+"""Several pretext tasks on one encoder; their losses are summed, or weighed so that none loses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pretask.errors import UsageError
+from pretask.objectives.balance import balance as balanced
 from pretask.task import Batch, Losses, PretextTask, Sheet, Step
 
 
@@ -13,18 +16,20 @@ class Joint(PretextTask):
 
     Args:
         tasks: by name; all must hold the same encoder. The first one's recipe trains the mix.
+        balance: `sum`, or `pareto`: at every step the min-norm point of the losses' gradients on the encoder
+            says how much each counts (MGDA; see `objectives.balance`).
 
     Raises:
         UsageError: the tasks do not share one encoder.
     """
 
-    def __init__(self, tasks: dict[str, PretextTask]):
+    def __init__(self, tasks: dict[str, PretextTask], balance: Literal["sum", "pareto"] = "sum"):
         first = next(iter(tasks.values()))
         if any(task.encoder is not first.encoder for task in tasks.values()):
             raise UsageError("joint tasks must share one encoder")
         super().__init__(first.encoder)
         self.tasks = nn.ModuleDict(tasks)
-        self.recipe = first.recipe
+        self.recipe, self.balance = first.recipe, balance
         self.weights = {
             f"{name}/{term}": weight for name, task in tasks.items() for term, weight in task.weights.items()
         }
@@ -35,11 +40,20 @@ class Joint(PretextTask):
             task.prepare(kept, num_samples)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
-        return {
-            f"{name}/{term}": value
-            for name, task in self.tasks.items()
-            for term, value in task.loss(batch, step).items()
-        }
+        terms = self.terms(batch, step)
+        if self.balance == "sum" or not torch.is_grad_enabled():
+            return dict(terms)
+        shared = list(self.encoder.parameters())
+        known = {id(parameter) for parameter in shared}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        losses, weights = balanced(terms, shared, others)
+        step.metrics |= {f"weight of {name}": torch.tensor(weight) for name, weight in weights.items()}
+        return losses
+
+    def terms(self, batch: Batch, step: Step) -> Iterator[tuple[str, Tensor]]:
+        for name, task in self.tasks.items():
+            for term, value in task.loss(batch, step).items():
+                yield f"{name}/{term}", value
 
     def after_backward(self, step: Step) -> None:
         for task in self.tasks.values():
