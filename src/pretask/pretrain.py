@@ -146,7 +146,7 @@ def prepare_job(
     if init is not None and (Path(init) / "config.yaml").is_file() and "image_size" not in reading:
         reading = {**reading, "image_size": Run(init).config["encoder"]["inputs"].get("image_size")}
     dataset = open_training_data(rows, data, reading)
-    train_set = dataset.split("train") or dataset
+    train_set = dataset.pretraining_part
     if isinstance(task, str):
         model = make_encoder(
             encoder or default_encoder(rows), train_set, patch_size=patch_size, init=init, seed=seed

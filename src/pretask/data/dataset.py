@@ -79,6 +79,8 @@ class Dataset:
         max_broken: the largest share of broken files that is put up with.
         workers: processes that decode, where samples are not in memory.
         facts: what else `describe` should say.
+        connected: samples are parts of one whole that every batch holds (the nodes of a graph): all are there
+            in pretraining, whatever their split, and all are encoded at once.
     """
 
     samples: Samples
@@ -96,6 +98,7 @@ class Dataset:
     max_broken: float = 0.2
     workers: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    connected: bool = False
     stream = False
 
     def __post_init__(self) -> None:
@@ -184,6 +187,12 @@ class Dataset:
         mine = self.parts[self.rows] == self.part_names.index(name)
         part = replace(self, rows=self.rows[mine], parts=None, part_names=(), name=f"{self.name} ({name})")
         return part if len(part) else None
+
+    @property
+    def pretraining_part(self) -> Dataset:
+        """What is learned from: the split `train`; everything where there is none, or where splits only say
+        whose labels may be used."""
+        return self if self.connected else self.split("train") or self
 
     def channel_stats(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel of pictures in [0, 1], over samples spread evenly."""

@@ -49,7 +49,7 @@ def pick_device(encoder: nn.Module, device: torch.device | str | None) -> tuple[
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
 
 
 @contextlib.contextmanager
@@ -77,7 +77,7 @@ def compute(
 ) -> Float[Tensor, "items dim"]:
     found = []
     with frozen(encoder, device) as place, torch.autocast(place.type, torch.bfloat16, precision == "bf16"):
-        for rows in torch.arange(len(dataset)).split(batch_size):
+        for rows in torch.arange(len(dataset)).split(len(dataset) if dataset.connected else batch_size):
             batch = to_device(dataset.batch(rows), place)
             found.append(pooled(encoder.encode(batch), pool).float().cpu())
     features = torch.cat(found)
@@ -106,9 +106,10 @@ def data_hash(dataset: Dataset) -> str:
         digest.update(dataset.labels.numpy())
     rows = torch.linspace(0, len(dataset) - 1, min(SAMPLED, len(dataset))).long()
     for key, value in sorted(dataset.batch(rows).items()):
-        if isinstance(value, Tensor):
+        inside = value.to_dict().values() if hasattr(value, "to_dict") else [value]  # a graph's tensors
+        for tensor in (part for part in inside if isinstance(part, Tensor)):
             digest.update(key.encode())
-            digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -80,10 +80,12 @@ class Bench:
         if source is None:
             name = source = claim.fallback
             note(f"{claim.data} is not in ${FOLDER}: {name} stands in for it")
-        train, test = test_part(opened(source, claim.modality, tuple(claim.reading.items())), seed=0)
+        dataset = opened(source, claim.modality, tuple(claim.reading.items()))
+        known, test = test_part(dataset, seed=0)
+        pool = dataset if dataset.connected else known
         train, labelled, test = (
             part.subset(spread(len(part), count))
-            for part, count in ((train, claim.train), (train, claim.labelled), (test, claim.test))
+            for part, count in ((pool, claim.train), (known, claim.labelled), (test, claim.test))
         )
         facts = {
             "name": name, "train": len(train), "labelled": len(labelled), "test": len(test),
