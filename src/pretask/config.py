@@ -150,7 +150,7 @@ def parse_tuple(text: Any, annotation: Any, name: str) -> tuple[Any, ...]:
         kinds = (kinds[0],) * len(parts)
     if len(kinds) != len(parts):
         raise UsageError(f"{name} must be {len(kinds)} values ({type_name(annotation)}), not '{text}'")
-    values = [part.strip() if isinstance(part, str) else part for part in parts]
+    values = [part.strip(" '\"") if isinstance(part, str) else part for part in parts]
     return tuple(parse(value, kind, name) for value, kind in zip(values, kinds, strict=True))
 
 

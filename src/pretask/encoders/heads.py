@@ -91,3 +91,18 @@ class PrototypeHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch prototypes"]:
         return self.last_layer(self.embed(x))
+
+
+class Discriminator(nn.Module):
+    """h' W s: how well a vector fits a summary (Deep Graph Infomax, Velickovic et al., ICLR 2019, equation 4).
+
+    Args:
+        dim: width of both.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim, dim).uniform_(-(dim**-0.5), dim**-0.5))
+
+    def forward(self, x: Float[Tensor, "items dim"], summary: Float[Tensor, "dim"]) -> Float[Tensor, "items"]:
+        return x @ (self.weight @ summary)

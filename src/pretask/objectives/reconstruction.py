@@ -1,7 +1,9 @@
-"""How far a rebuilt picture is from the real one."""
+"""How far what was rebuilt is from the real thing."""
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,3 +43,13 @@ def standardise(patches: Float[Tensor, "*patches values"]) -> Standardised:
     variance = centred.square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)
     std = (variance + EPS).sqrt()
     return Standardised(centred / std, mean, std)
+
+
+def scaled_cosine_error(
+    rebuilt: Float[Tensor, "items values"], truth: Float[Tensor, "items values"], power: float = 3.0
+) -> Float[Tensor, ""]:
+    """Mean of (1 - cosine)^power: what is nearly right hardly counts (GraphMAE, Hou et al., KDD 2022,
+    equation 2)."""
+    if rebuilt.dtype != torch.float64:
+        rebuilt, truth = rebuilt.float(), truth.float()
+    return (1 - F.cosine_similarity(rebuilt, truth, dim=-1, eps=1e-12)).pow(power).mean()

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from pretask.errors import UsageError, need
 
-BLUE, GREY = "#3568d4", "#9aa3af"
+BLUE, GREY, RED = "#3568d4", "#9aa3af", "#d1495b"
 DPI = 100
 
 
@@ -118,22 +119,42 @@ def track(content: Any) -> Image.Image:
     return rasterise(figure)
 
 
-def graph(content: Any, shown: int = 200) -> Image.Image:
-    """A PyG `Data`, or edges (2, E): nodes laid out by springs, at most `shown` of them."""
-    networkx = need("networkx", "graph")
-    edges = torch.as_tensor(getattr(content, "edge_index", content)).detach().cpu()
+def pairs(edges: Any, shown: int) -> set[tuple[int, int]]:
+    """Edges without direction, of the first `shown` nodes."""
+    edges = torch.as_tensor(edges).detach().cpu()
     if edges.ndim != 2 or len(edges) != 2:
         raise UsageError(f"a graph panel holds edges (2, number), not shape {tuple(edges.shape)}")
+    return {(min(a, b), max(a, b)) for a, b in edges.T.tolist() if max(a, b) < shown}
+
+
+def graph(content: Any, shown: int = 200) -> Image.Image:
+    """A PyG `Data`, or edges (2, E): nodes laid out by springs, at most `shown` of them.
+
+    Edges in `dropped` are dashed and pull at the springs like the others, so that pictures of one graph lie
+    alike. Nodes are coloured by `value` in [0, 1], else by their number of neighbours; `hidden` ones are
+    hollow.
+    """
+    networkx = need("networkx", "graph")
+    edges = getattr(content, "edge_index", content)
     number = getattr(content, "num_nodes", None) or (int(edges.max()) + 1 if edges.numel() else 0)
+    there, gone = pairs(edges, shown), pairs(getattr(content, "dropped", np.empty((2, 0))), shown)
     net = networkx.Graph()
     net.add_nodes_from(range(min(number, shown)))
-    net.add_edges_from((a, b) for a, b in edges.T.tolist() if a < shown and b < shown)
+    net.add_edges_from(sorted(there | gone))
     place = networkx.spring_layout(net, seed=0, iterations=60) if number else {}
     figure, (pane,) = canvas(200, 200)
     for a, b in net.edges:
-        pane.plot(*np.stack([place[a], place[b]]).T, color="#c3c9d3", linewidth=0.7, zorder=1)
+        line = {"color": "#c3c9d3", "linewidth": 0.7, "zorder": 1}
+        if (min(a, b), max(a, b)) not in there:
+            line |= {"color": RED, "linestyle": (0, (2, 3))}
+        pane.plot(*np.stack([place[a], place[b]]).T, **line)
     if place:
-        spots = np.array([place[node] for node in net.nodes])
-        degree = np.array([net.degree[node] for node in net.nodes])
-        pane.scatter(*spots.T, s=14, c=np.log1p(degree), cmap="viridis", zorder=2, linewidths=0)
+        spots, hidden = np.array([place[node] for node in net.nodes]), getattr(content, "hidden", None)
+        degree = np.log1p([net.degree[node] for node in net.nodes])
+        value = array(getattr(content, "value", degree / max(degree.max(), 1)), "a graph's values", 1)
+        colour = colormaps["viridis"](value[: len(spots)])
+        edge = colour.copy()
+        if hidden is not None:
+            colour[array(hidden, "a graph's hidden nodes", 1)[: len(spots)] > 0] = 1
+        pane.scatter(*spots.T, s=16, c=colour, edgecolors=edge, linewidths=0.8, zorder=2)
     return rasterise(figure)
