@@ -2,14 +2,25 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits, load_sample_images
+from torch_geometric.data import Data
 
 from pretask.catalog import Row
+from pretask.data import Dataset, open_data
+from pretask.data.batch import take
+from pretask.data.scans import Reading
+from pretask.data.solids import KINDS, solid
+from pretask.data.text import open_text
 from pretask.encoders.base import Encoder
+from pretask.encoders.graph import build as build_graphs
 from pretask.encoders.image import EncoderSpec, ImageEncoder, build
+from pretask.encoders.points import build as build_points
+from pretask.encoders.text import build as build_text
 from pretask.registry import task_class
 from pretask.task import Batch, PretextTask
 
@@ -63,14 +74,65 @@ def images(count: int = 8, *, chans: int = 3, side: int = SIDE, start: int = 0) 
     }
 
 
-BATCHES = {"image": images}
+@lru_cache(maxsize=512)
+def cloud(number: int) -> dict[str, torch.Tensor]:
+    """A solid of kind `number % 10`, with its surface."""
+    rng = np.random.default_rng([7, number])
+    reading = Reading(128, turn="y", noise=0.01)
+    columns = reading.columns(solid(list(KINDS)[number % CLASSES], rng, 512), number, [0])
+    return {key: torch.from_numpy(column)[0] for key, column in columns.items()}
+
+
+def clouds(count: int = 8, *, start: int = 0) -> Batch:
+    """Solids of ten kinds, 128 points of each; `start` moves on to others."""
+    numbers = range(start, start + count)
+    columns = {key: torch.stack([cloud(number)[key] for number in numbers]) for key in cloud(0)}
+    index = torch.arange(start, start + count)
+    return {**columns, "index": index, "label": index % CLASSES}
+
+
+@lru_cache(maxsize=1)
+def corpus() -> Dataset:
+    """Sentences in English and two invented languages, in an order that keeps no two of a line together."""
+    dataset = open_text("cipher-languages", vocab_size=600, max_length=64)
+    return dataset.subset(torch.randperm(2000, generator=torch.Generator().manual_seed(0)))
+
+
+def sentences(count: int = 8, *, start: int = 0) -> Batch:
+    """Sentences about ten topics with a translation each; `start` moves on to others."""
+    return corpus().batch(torch.arange(start, start + count))
+
+
+@lru_cache(maxsize=1)
+def network() -> Dataset:
+    """Real digits as the nodes of a graph, 600 of them, joined by the likeness of their lower halves."""
+    whole = open_data("digit-neighbours", modality="graph")
+    graph = whole.samples.graph
+    inside = (graph.edge_index < 600).all(0)
+    data = Data(x=graph.x[:600], edge_index=graph.edge_index[:, inside], y=whole.targets[:600])
+    return open_data(data, modality="graph")
+
+
+def nodes(count: int = 8, *, start: int = 0) -> Batch:
+    """Nodes of the graph of digits, with all of it; `start` moves on to others."""
+    return network().batch(torch.arange(start, start + count))
+
+
+BATCHES = {"image": images, "graph": nodes, "points": clouds, "text": sentences}
 """By modality: (count, chans=, side=, start=) to a batch with labels that no task may read."""
 
-KEYS = {"image": "image"}
+KEYS = {"image": "image", "graph": "graph", "points": "points", "text": "tokens"}
 """By modality: the entry of the batch that a task cannot do without."""
 
 
-OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {}
+OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "graph": lambda: build_graphs("gcn:widths=[24,16]", **network().inputs),
+    "points": lambda: build_points("point_vit_tiny:embed_dim=32,depth=2,num_heads=2,groups=16,group_size=8"),
+    "text": lambda: build_text(
+        "xlm-roberta:hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64",
+        **corpus().inputs,
+    ),
+}
 """By modality other than pictures: makes a tiny encoder for `BATCHES`."""
 
 

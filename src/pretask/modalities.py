@@ -39,6 +39,27 @@ MODALITIES: tuple[Modality, ...] = (
         "pretask.encoders.image:build_for",
         ("digits-on-textures", "digits", "photos"),
     ),
+    Modality(
+        "graph",
+        (".edgelist", ".edges", ".cites", ".content"),
+        "pretask.data.graph:open_graphs",
+        "pretask.encoders.graph:build",
+        ("digit-neighbours", "blocks", "karate"),
+    ),
+    Modality(
+        "text",
+        (".jsonl", ".ndjson", ".txt.gz"),
+        "pretask.data.text:open_text",
+        "pretask.encoders.text:build",
+        ("cipher-languages",),
+    ),
+    Modality(
+        "points",
+        (".ply", ".off", ".stl", ".obj", ".xyz", ".pts", ".bin"),
+        "pretask.data.points:open_points",
+        "pretask.encoders.points:build",
+        ("solids",),
+    ),
 )
 
 BY_NAME = {row.name: row for row in MODALITIES}

@@ -19,6 +19,7 @@ from pretask.errors import UsageError
 from pretask.evaluation.features import Pool, Precision, extract
 from pretask.evaluation.fewshot import fewshot
 from pretask.evaluation.finetune import finetune
+from pretask.evaluation.graph import links, node_classes, node_clusters, partition
 from pretask.evaluation.knn import knn, retrieval
 from pretask.evaluation.label_free import (
     alignment_score,
@@ -33,6 +34,8 @@ from pretask.evaluation.ood import one_class, ood
 from pretask.evaluation.score import Labelled, Score
 from pretask.evaluation.sequence import sequence
 from pretask.evaluation.splits import holdout
+from pretask.evaluation.surface import surface
+from pretask.evaluation.text import bitext, transfer
 
 log = logging.getLogger("pretask")
 
@@ -71,6 +74,13 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "ood": Protocol(ood, "outside", True, "are other data told apart from these? ten scores"),
     "one-class": Protocol(one_class, "features", True, "is one class told apart from each other one?"),
+    "nodes": Protocol(node_classes, "encoder", True, "nodes of a graph: a fifth teaches the others' classes"),
+    "clusters": Protocol(node_clusters, "encoder", True, "nodes of a graph: does k-means find the classes?"),
+    "links": Protocol(links, "encoder", False, "nodes of a graph: which edges were taken away?"),
+    "partition": Protocol(partition, "encoder", False, "nodes of a graph: in which of METIS' ten parts?"),
+    "bitext": Protocol(bitext, "encoder", False, "does a sentence find its translation among all?"),
+    "transfer": Protocol(transfer, "encoder", True, "do classes learned in one language hold in another?"),
+    "surface": Protocol(surface, "encoder", False, "points of a cloud: which way does the surface face?"),
     "rankme": Protocol(rankme_score, "features", False, "how many directions the features use"),
     "lidar": Protocol(lidar_score, "encoder", False, "how many directions tell pictures apart despite views"),
     "alpha_req": Protocol(

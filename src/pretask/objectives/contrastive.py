@@ -83,28 +83,37 @@ def log_sum_exp(
         return LogSumExp.apply(queries, keys, weight, skip, extra)
 
 
+def single(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+    """In float32 at least: similarities of half precision are too coarse to divide by a temperature."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def unit(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """Rows of length 1, in float32 at least: similarities of half precision are too coarse to divide by
-    a temperature."""
-    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
+    """Rows of length 1, in float32 at least."""
+    return F.normalize(single(x), dim=-1)
 
 
 def nt_xent(
-    a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"], temperature: float
+    a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"], temperature: float, across: bool = True
 ) -> Float[Tensor, ""]:
     """SimCLR's loss (equation 1): each of 2N views finds its partner among the 2N - 1 others, of all
     processes. The denominator contains the partner and not the view itself.
+
+    On the nodes of a graph it is GRACE's (Zhu et al., 2020, equations 1-2).
 
     Args:
         a: one view of each sample; normalised here.
         b: the other views.
         temperature: divides the cosine similarities.
+        across: whether the other processes' views are others; not where all hold the same samples.
     """
     own = unit(torch.cat([a, b]))  # (2B, D)
-    everyone = gather(own)
+    everyone, place = own, torch.arange(len(own), device=own.device)
+    if across:
+        everyone, place = gather(own), own_places(len(own), own.device)
     # each pair counts twice, once for either partner
     agreement = (own[: len(a)] * own[len(a) :]).sum(1).mean() / temperature
-    return log_sum_exp(own / temperature, everyone, skip=own_places(len(own), own.device)) - agreement
+    return log_sum_exp(own / temperature, everyone, skip=place) - agreement
 
 
 def own_places(rows: int, device: torch.device) -> Int[Tensor, "rows"]:
@@ -117,16 +126,20 @@ def info_nce(
     key: Float[Tensor, "batch dim"],
     negatives: Float[Tensor, "queue dim"],
     temperature: float,
+    normalise: bool = True,
 ) -> Float[Tensor, ""]:
     """MoCo's loss: cross-entropy of [q.k, q.negatives] / T with target 0; only the query learns.
 
     Args:
-        query: normalised here, as `key`.
+        query: what the encoder says of one view.
         key: what the momentum encoder says of the other view.
-        negatives: normalised rows that all samples share: the queue, before this batch enters it.
-        temperature: divides the cosine similarities.
+        negatives: rows that all samples share: the queue, before this batch enters it.
+        temperature: divides the similarities.
+        normalise: compare by cosine: query and key are normalised here, the queue holds normalised rows.
+            Else by inner products of what is given.
     """
-    query, key = unit(query), unit(key.detach())
+    key = key.detach()
+    query, key = (unit(query), unit(key)) if normalise else (single(query), single(key))
     agreement = (query * key).sum(1) / temperature
     negatives = negatives.detach().to(query.dtype)
     return log_sum_exp(query / temperature, negatives, extra=agreement) - agreement.mean()
