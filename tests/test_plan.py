@@ -106,6 +106,14 @@ def test_warm_up_and_cosine():
     assert schedule.shape(10) == 1.0 and schedule.shape(100) == pytest.approx(0.01)
 
 
+def test_a_line_after_the_warm_up():
+    recipe = Recipe(warmup=0.1, final_lr=0.2, schedule="linear")
+    schedule = make_plan(recipe, 1000, max_steps=100).schedule(recipe)
+    for i in range(10, 101):
+        assert schedule.shape(i) == pytest.approx(1 - 0.8 * (i - 10) / 90)
+    assert schedule.shape(4) == pytest.approx(5 / 11)
+
+
 def test_constant_rates_and_decay_that_grows():
     recipe = Recipe(schedule="constant", warmup=0.0, weight_decay=0.04, weight_decay_end=0.4)
     schedule = make_plan(recipe, 1000, max_steps=50).schedule(recipe)

@@ -19,9 +19,9 @@ class Recipe:
         betas: AdamW's and Adam's.
         momentum: SGD's and LARS'.
         warmup: fraction of the run in which the rate climbs linearly from 0.
-        final_lr: the rate a cosine ends on, as a fraction of the peak.
+        final_lr: the rate a schedule ends on, as a fraction of the peak.
         clip: largest global gradient norm; None does not clip.
-        schedule: `cosine` or `constant` after the warm-up.
+        schedule: `cosine`, `linear` or `constant` after the warm-up; the first two end on `final_lr`.
         layer_decay: each layer of the encoder learns at this times the rate of the layer above it; None
             treats all alike.
         groups: beginnings of parameters' names with a rate of their own, stated for `lr_batch` like `lr`;
@@ -43,7 +43,7 @@ class Recipe:
     warmup: float = 0.1
     final_lr: float = 0.0
     clip: float | None = None
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     layer_decay: float | None = None
     groups: tuple[tuple[str, float], ...] = ()
     tasks: int = 0

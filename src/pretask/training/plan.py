@@ -43,7 +43,8 @@ class Schedule:
         """The rate at a step as a share of its peak.
 
         Linear in the first w = round(warmup x steps) steps, (i + 1) / (w + 1), so that none is without
-        effect; then constant, or f + (1 - f) (1 + cos(pi (i - w) / (steps - w))) / 2 with f = `final_lr`.
+        effect; then constant, or f + (1 - f) s with f = `final_lr`, where s falls from 1 to 0 over the rest
+        of the steps: (1 + cos(pi x)) / 2 or, linearly, 1 - x, with x = (i - w) / (steps - w).
         """
         i = index - self.start
         warm = round(self.recipe.warmup * self.steps)
@@ -52,7 +53,8 @@ class Schedule:
         if self.recipe.schedule == "constant":
             return 1.0
         share = (i - warm) / max(self.steps - warm, 1)
-        return self.recipe.final_lr + (1 - self.recipe.final_lr) * (1 + cos(pi * share)) / 2
+        left = 1 - share if self.recipe.schedule == "linear" else (1 + cos(pi * share)) / 2
+        return self.recipe.final_lr + (1 - self.recipe.final_lr) * left
 
     def weight_decay(self, index: int) -> float:
         """Constant, or a cosine from `weight_decay` to `weight_decay_end` over all steps."""
@@ -150,7 +152,7 @@ def make_plan(
       (`recipe.tasks`).
     - *rate*: the paper's, times batch / `recipe.lr_batch`. A rate that is asked for is the peak for this very
       batch; rates of other players, stages and groups change by the same factor.
-    - *schedule*: warm-up as a share of the run, then the recipe's cosine or constant, by step.
+    - *schedule*: warm-up as a share of the run, then the recipe's cosine, line or constant, by step.
 
     Args:
         recipe: the method's.
