@@ -68,8 +68,8 @@ class InfoXLM(PretextTask):
     weighs little beside the words; each loss's own mean is among the metrics. Any token may be hidden, `<s>`
     and `</s>` too, as in the official code. Sentences 0 and 1 of a batch, 2 and 3, ... are joined and mixed;
     where their languages differ the first stands alone in `mlm`. (The official code fills 512 tokens with
-    consecutive sentences there, decays the rate linearly, and gives Adam an epsilon of 1e-6.) An encoder
-    without published weights learns at 5e-4.
+    consecutive sentences there and gives Adam an epsilon of 1e-6.) An encoder without published weights
+    learns at 1e-3.
 
     Args:
         encoder: a text encoder whose tokenizer has a mask.
@@ -95,7 +95,7 @@ class InfoXLM(PretextTask):
     encoder: TextEncoder
     recipe = Recipe(
         "adamw", lr=2e-4, lr_batch=0, batch_size=2048, epochs=320, weight_decay=0.01, betas=(0.9, 0.98),
-        warmup=0.05, clip=1.0,
+        warmup=0.05, clip=1.0, schedule="linear",
     )  # fmt: skip
 
     def __init__(
@@ -133,7 +133,7 @@ class InfoXLM(PretextTask):
             self.slow = Slow(encoder, self.projection)
         self.seen: list[Tensor] = []
         if not encoder.pretrained:
-            self.recipe = replace(self.recipe, lr=5e-4, batch_size=256)
+            self.recipe = replace(self.recipe, lr=1e-3, batch_size=256)
 
     def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
         """Fill the queue with what the slow encoder says before training."""
