@@ -1,0 +1,1 @@
+"""Speed and memory beside the peers, measured side by side in one run. Not part of the package."""
