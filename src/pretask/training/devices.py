@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,14 @@ from pretask.errors import UsageError
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("auto", "ddp", "fsdp")
+
+NEW_NAME = "forward_sync_buffers"
+NO_BROADCAST = {
+    NEW_NAME
+    if NEW_NAME in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}
+"""Buffers are not sent around before each forward pass; torch has renamed the argument."""
 
 
 def make_fabric(precision: str, devices: int, nodes: int, strategy: str) -> Fabric:
@@ -42,6 +51,8 @@ def make_fabric(precision: str, devices: int, nodes: int, strategy: str) -> Fabr
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
+    if precision == "16-mixed" and not cuda:
+        raise UsageError("16-mixed needs a GPU: a CPU computes in 32-true or bf16-mixed")
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"{devices} devices were asked for and this machine has {torch.cuda.device_count()}")
     if precision == "auto":
@@ -55,7 +66,7 @@ def make_fabric(precision: str, devices: int, nodes: int, strategy: str) -> Fabr
         chosen = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1)
     elif world > 1:
         # buffers are the same everywhere by the contract; parts of a task may stand idle for a step
-        chosen = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+        chosen = DDPStrategy(find_unused_parameters=True, **NO_BROADCAST)
     return Fabric(
         accelerator="cuda" if cuda else "cpu", devices=devices, num_nodes=nodes, strategy=chosen,
         precision=precision,  # type: ignore[arg-type]  # one of Lightning's own, see above

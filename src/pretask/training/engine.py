@@ -26,6 +26,13 @@ Values = dict[str, Tensor]
 """What is logged of a step, still on the device: `loss/total`, `loss/TERM`, `metric/NAME`."""
 
 
+def seed_everywhere(seed: int, device: torch.device) -> None:
+    """What `torch.manual_seed` does, a hundred times faster where CUDA is not in use."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+
+
 class Engine:
     """Everything a step needs.
 
@@ -108,14 +115,16 @@ class Engine:
             if total.requires_grad:
                 total.backward()
 
-        return counted(work) * self.parts
+        operations = counted(work) * self.parts
+        self.plain.zero_grad(set_to_none=True)  # of a task whose loss is bound to itself, copied or not
+        return operations
 
     def place(self, index: int, number: int = 0) -> Step:
         """Where the run stands at a step; the dropout of other libraries' networks, which draws from torch's
         global generator, is made to depend on it alone, too."""
         plan = self.plan
         mixed = np.random.SeedSequence([self.seed, index, self.rank, number]).generate_state(1, np.uint64)
-        torch.manual_seed(int(mixed[0]) & (2**63 - 1))
+        seed_everywhere(int(mixed[0]) & (2**63 - 1), self.device)
         return Step.at(index, plan.steps, plan.steps_per_epoch, self.seed, self.device, self.stage)
 
     def step(self, index: int, parts: Sequence[Batch]) -> Values:

@@ -319,6 +319,7 @@ class Run:
         )
         optimisers = {name: one.optimiser for name, one in engine.learners.items()}
         checkpoint.save(self.folder, engine.task, optimisers, place, write=self.main)
+        self.fabric.barrier()  # nobody leaves, to come back perhaps, before it is there
         self.journal.clock.resume()
 
     def draw(self) -> None:

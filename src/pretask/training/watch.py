@@ -100,8 +100,8 @@ class Watch:
             return []
         if share >= EARLY and (directions < FEW_DIRECTIONS or alike < ALIKE):
             found = {
-                "collapse": f"the features collapsed (RankMe {directions:.2f}, spread {alike:.1e}): the encoder "
-                f"takes different samples for the same. {cause_of_collapse(rows, resting)}"
+                "collapse": f"the features collapsed (RankMe {directions:.2f}, spread {alike:.1e}): different "
+                f"samples are all the same to the encoder. {cause_of_collapse(rows, resting)}"
             }
         else:
             found = {name: REST.format(name=name, level=named(level)) for name, level in resting.items()}

@@ -1,0 +1,203 @@
+"""Reinforcement learning with verifiable rewards: GRPO, by trl's trainer, on a task that poses puzzles."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from pretask.data import Dataset
+from pretask.data.loader import Order
+from pretask.errors import UsageError, need
+from pretask.task import Batch, Step
+
+if TYPE_CHECKING:
+    from pretask.puzzles.puzzle import Puzzle
+
+LOGGED = {
+    "reward": "reward", "reward_std": "reward spread", "exact": "exact", "correct": "correct",
+    "entropy": "entropy", "frac_reward_zero_std": "groups without spread", "grad_norm": "gradient norm",
+    "completions/mean_length": "length",
+}  # fmt: skip
+"""What trl measures, and what it is called in metrics.csv."""
+
+Note = Callable[[int, dict[str, float]], None]
+
+
+class Posing(Protocol):
+    """A task that can be trained by rewards.
+
+    Attributes:
+        reward: as trl takes it: completions and the columns of the data set in, a number each out.
+        answer_length: words that an answer has at most.
+    """
+
+    reward: Callable[..., list[float]]
+
+    @property
+    def answer_length(self) -> int: ...
+
+    def policy(self) -> Any:
+        """A transformers model over the task's own modules."""
+
+    def processor(self) -> Any:
+        """What turns conversations into the policy's input."""
+
+    def pose(self, batch: Batch, generator: torch.Generator) -> list[Puzzle]: ...
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """How a policy is trained by rewards (Shao et al., 2024), with the settings of Visual Jigsaw.
+
+    Each answer is judged against those to the same question: its advantage is (reward - mean) / (spread +
+    1e-4) of its group (1e-6 in the paper's framework). One update a batch, the loss a mean over all words of
+    the batch, no entropy bonus.
+
+    Args:
+        steps: updates.
+        prompts: questions a step.
+        rollouts: answers to each of them.
+        lr: constant. The paper's 1e-6 is for a model of 7 billion parameters that was trained before.
+        temperature: that answers are sampled with.
+        clip: how far the ratio of probabilities may go from 1.
+        kl: weight of the divergence from the policy at the start; the paper switches it on (and gives no
+            number) only for models trained to reason before.
+    """
+
+    steps: int = 500
+    prompts: int = 16
+    rollouts: int = 16
+    lr: float = 3e-4
+    temperature: float = 1.0
+    clip: float = 0.2
+    kl: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.prompts < 1 or self.rollouts < 2:
+            raise UsageError("GRPO needs a step, a question and two answers to it at least")
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def grpo(
+    task: Posing,
+    dataset: Dataset,
+    plan: GRPO,
+    *,
+    seed: int = 0,
+    reward: Callable[..., list[float]] | None = None,
+    note: Note | None = None,
+    every: int = 10,
+) -> list[dict[str, float]]:
+    """Train a task's policy, and with it its encoder, by rewards. In place; in one process.
+
+    The order of a puzzle is drawn anew each time a picture is met; all answers of a group are to the same.
+
+    Args:
+        task: poses the puzzles.
+        dataset: the pictures.
+        plan: how.
+        seed: of pictures, puzzles and answers.
+        reward: instead of the task's own.
+        note: takes the steps done and what was measured since the last time.
+        every: steps between two such times.
+
+    Returns:
+        All that was measured: a row every so many steps.
+
+    Raises:
+        UsageError: the data are a stream.
+        PretaskError: trl is not installed.
+    """
+    if dataset.stream:
+        raise UsageError(f"{dataset.name} is a stream: reinforcement needs data that can be met again")
+    trl, transformers = need("trl", "rl"), need("transformers", "rl")
+    rows: list[dict[str, float]] = []
+
+    class Collect(transformers.TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
+            if "reward" in (logs or {}):
+                row = {ours: float(logs[theirs]) for theirs, ours in LOGGED.items() if theirs in logs}
+                rows.append({"step": state.global_step, **row})
+                if note is not None:
+                    note(state.global_step, row)
+
+    module: nn.Module = task  # type: ignore[assignment]
+    home, training = next(module.parameters()).device, module.training
+    module.train()
+    with isolated(), tempfile.TemporaryDirectory() as scratch:
+        trainer = trl.GRPOTrainer(
+            model=task.policy(),
+            reward_funcs=reward or task.reward,
+            args=trl.GRPOConfig(**settings(plan, task.answer_length, seed, min(every, plan.steps), scratch)),
+            train_dataset=questions(task, dataset, plan, seed),
+            processing_class=task.processor(),
+            callbacks=[Collect()],
+        )
+        for printing in (transformers.PrinterCallback, transformers.ProgressCallback):
+            trainer.remove_callback(printing)
+        trainer.train()
+    module.to(home).train(training).zero_grad(set_to_none=True)
+    return rows
+
+
+def settings(plan: GRPO, length: int, seed: int, every: int, scratch: str) -> dict[str, Any]:
+    """A plan in trl's words."""
+    return {
+        "output_dir": scratch, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": seed,
+        "log_multimodal": False, "logging_steps": every, "max_steps": plan.steps,
+        "per_device_train_batch_size": plan.prompts * plan.rollouts, "num_generations": plan.rollouts,
+        "max_completion_length": length, "temperature": plan.temperature, "shuffle_dataset": False,
+        "learning_rate": plan.lr, "lr_scheduler_type": "constant", "max_grad_norm": 1.0,
+        "beta": plan.kl, "epsilon": plan.clip, "num_iterations": 1, "scale_rewards": "group",
+        "loss_type": "dapo", "entropy_coef": 0.0, "bf16": False, "gradient_checkpointing": False,
+        "use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available(),
+    }  # fmt: skip
+
+
+def questions(task: Posing, dataset: Dataset, plan: GRPO, seed: int) -> Any:
+    """The run's questions in order, as a `datasets.Dataset` that poses each when it is asked for.
+
+    Question number k is a function of (seed, k), so that all answers of a group are to the same puzzle.
+    """
+    order = Order(len(dataset), plan.prompts, seed)
+
+    def posed(item: int) -> dict[str, Any]:
+        number, place = divmod(item, plan.prompts)
+        batch = dataset.batch(order[number][place : place + 1])
+        (puzzle,) = task.pose(batch, Step.at(item, seed=seed).generator)
+        return {
+            "prompt": puzzle.prompt,
+            "images": puzzle.pictures,
+            "answer": puzzle.answer,
+            "wrapper": puzzle.wrapper,
+        }
+
+    def pose(asked: dict[str, list[int]]) -> dict[str, list[Any]]:
+        items = asked["item"]
+        made = {item: posed(item) for item in dict.fromkeys(items)}
+        return {column: [made[item][column] for item in items] for column in made[items[0]]}
+
+    numbers = {"item": list(range(plan.steps * plan.prompts))}
+    return need("datasets", "rl").Dataset.from_dict(numbers).with_transform(pose)
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """trl seeds and uses the global random states; afterwards they are as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,0 +1,491 @@
+"""The loop: what a run leaves behind, that it is what one would write by hand, and that nothing is lost."""
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+import toys
+from pretask.data.loader import batches
+from pretask.errors import PretaskError, UsageError
+from pretask.pretexts import draw
+from pretask.recipe import Recipe
+from pretask.task import Player, PretextTask, Step
+from pretask.training import checkpoint
+from pretask.training.checkpoint import load_task_state
+from pretask.training.loop import Diverged, fit
+from pretask.training.plan import make_plan
+
+TIMES = ("samples_per_second", "seconds/data", "seconds/compute", "utilisation")
+STEPS, BATCH = 12, 12
+
+
+class Crash(Exception):
+    pass
+
+
+def plan_for(task: PretextTask, steps: int = STEPS):
+    return make_plan(task.recipe, 60, batch_size=BATCH, max_steps=steps)
+
+
+def train(task: PretextTask, folder: Path, steps: int = STEPS, **settings) -> PretextTask:
+    fit(task, toys.digits(), plan_for(task, steps), folder, progress=False, **settings)
+    return task
+
+
+def altered(task: PretextTask, change: Callable) -> PretextTask:
+    """The task with another loss, `change(task, losses, step)`."""
+    kind = type(task)
+
+    def loss(self, batch, step):
+        return change(self, kind.loss(self, batch, step), step)
+
+    task.__class__ = type(kind.__name__, (kind,), {"loss": loss})
+    return task
+
+
+def crash_at(task: PretextTask, index: int) -> PretextTask:
+    """The task, but it raises at a step as a machine that dies would."""
+
+    def crash(task, losses, step):
+        if step.index == index:
+            raise Crash
+        return losses
+
+    return altered(task, crash)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(folder: Path) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows(folder)]
+
+
+def kept(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / checkpoint.FILE)
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Weights, memories, optimisers and logged values, bit for bit."""
+    a, b = kept(first), kept(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert without_times(first) == without_times(second)
+
+
+# -- what a run is and leaves
+
+
+def test_it_is_the_loop_one_would_write_by_hand(tmp_path):
+    """Batches, draws, rates, decay, clipping, hooks: the same bits as a bare loop in plain torch."""
+    task, data = train(toys.make(), tmp_path), toys.digits()
+    bare = toys.make()
+    recipe, schedule = bare.recipe, plan_for(bare).schedule(bare.recipe)
+    bare.prepare((data.batch(part) for part in torch.arange(60).split(BATCH)), 60)
+    trained = [p for p in bare.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim == 1]
+    optimiser = torch.optim.AdamW([{"params": matrices}, {"params": vectors}], betas=recipe.betas, fused=True)
+    for index, batch in enumerate(batches(data, BATCH, seed=0, stop=STEPS)):
+        step = Step.at(index, STEPS, 5)
+        losses = bare.loss(batch, step)
+        (0.5 * losses["near"] + losses["calm"]).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        for group, decay in zip(optimiser.param_groups, (schedule.weight_decay(index), 0.0), strict=True):
+            group["lr"], group["weight_decay"] = schedule.peak * schedule.shape(index), decay
+        optimiser.step()
+        optimiser.zero_grad()
+        bare.after_step(step)
+    for (name, a), b in zip(task.state_dict().items(), bare.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_the_log_has_what_reports_read(tmp_path):
+    task = train(toys.make(), tmp_path)
+    found = rows(tmp_path)
+    assert [int(row["step"]) for row in found] == list(range(1, STEPS + 1))
+    first, last = found[0], found[-1]
+    assert float(last["epoch"]) == STEPS / 5
+    total = 0.5 * float(first["loss/near"]) + float(first["loss/calm"])
+    assert float(first["loss/total"]) == pytest.approx(total)
+    assert float(first["chance/near"]) == pytest.approx(task.chance(BATCH)["near"])
+    assert "chance/calm" not in first and float(first["metric/size"]) > 0
+    schedule = plan_for(task).schedule(task.recipe)
+    for row in found:
+        index = int(row["step"]) - 1
+        assert float(row["lr"]) == pytest.approx(schedule.peak * schedule.shape(index))
+        assert float(row["weight_decay"]) == pytest.approx(schedule.weight_decay(index))
+        seconds = float(row["seconds/data"]) + float(row["seconds/compute"])
+        assert float(row["samples_per_second"]) == pytest.approx(BATCH / seconds)
+    assert 1 <= float(last["watch/rankme"]) <= 16 and float(last["watch/feature_std"]) > 0
+
+
+def test_a_long_run_logs_means_over_steps(tmp_path):
+    train(toys.make("contrast"), tmp_path / "long", 400)
+    found = rows(tmp_path / "long")
+    assert [int(row["step"]) for row in found[:4]] == [1, 2, 4, 6] and int(found[-1]["step"]) == 400
+    assert 0 < float(found[-1]["utilisation"]) < 1.5
+
+
+def test_what_a_run_leaves(tmp_path):
+    task = train(toys.make(), tmp_path)
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["machine"]["precision"] == "32-true" and environment["command"]
+    assert (tmp_path / "skipped.csv").read_text() == "path,reason\n"
+    saved = load_file(tmp_path / "encoder.safetensors")
+    for name, tensor in task.encoder.model.state_dict().items():
+        assert torch.equal(saved[name], tensor)
+    assert not list(tmp_path.rglob("*.partial")), "nothing half-written stays"
+
+
+def test_randomness_of_the_caller_is_left_alone(tmp_path):
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        train(toys.make(dropout=0.5), tmp_path / str(seed))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert_same(tmp_path / "1", tmp_path / "2")
+
+
+def test_the_seed_matters(tmp_path):
+    for seed in (1, 2):
+        train(toys.make(), tmp_path / str(seed), seed=seed)
+    assert rows(tmp_path / "1")[0]["loss/near"] != rows(tmp_path / "2")[0]["loss/near"]
+
+
+def test_parts_of_the_task_that_stand_still_stay_so(tmp_path):
+    task = toys.make(norm=True)
+    task.encoder.model[2].eval()
+    train(task, tmp_path, sheets=lambda task, step: task.train())
+    assert task.training and not task.encoder.model[2].training
+    assert int(task.encoder.model[2].num_batches_tracked) == 0
+
+
+def test_sheets_are_drawn_in_passing(tmp_path):
+    """In evaluation mode, without gradients, without effect; a failure is told and survived."""
+    seen, told = [], []
+
+    def sheets(task: PretextTask, step: int) -> None:
+        seen.append(step)
+        assert not task.training and not torch.is_grad_enabled()
+        torch.rand(3)
+        if step == 12:
+            raise ValueError("no ink")
+
+    train(toys.make(dropout=0.5), tmp_path / "with", sheets=sheets, note=told.append)
+    train(toys.make(dropout=0.5), tmp_path / "without")
+    assert seen == [0, 2, 3, 4, 6, 8, 9, 10, 12]
+    assert_same(tmp_path / "with", tmp_path / "without")
+    assert any("no ink" in line for line in told)
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(toys.make(), tmp_path, loggers=["tensorboard"])
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    values = [event.value for event in events.Scalars("loss/near")]
+    assert values == pytest.approx([float(row["loss/near"]) for row in rows(tmp_path)], rel=1e-5)
+    with pytest.raises(UsageError, match="tensorboard"):
+        train(toys.make(), tmp_path / "other", loggers=["wandb"])
+
+
+# -- resuming
+
+
+@pytest.mark.parametrize("kind", toys.KINDS)
+@pytest.mark.parametrize("crash", [4, 8])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind, crash):
+    """Killed inside an epoch; checkpoints every 3 steps, so that steps are done again and rows written again.
+    Stages end at 3 and 9: the first crash is resumed from a boundary, the second from within."""
+    train(toys.make(kind, dropout=0.3), tmp_path / "whole", checkpoint_every=3)
+    with pytest.raises(Crash):
+        train(crash_at(toys.make(kind, dropout=0.3), crash), tmp_path / "cut", checkpoint_every=3)
+    place, _ = checkpoint.read(tmp_path / "cut")
+    assert place.step == crash - crash % 3 - 0
+    resumed = train(toys.make(kind, seed=1, dropout=0.3), tmp_path / "cut", resume=True, checkpoint_every=3)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+    assert torch.equal(
+        resumed.encoder.model[1].weight, kept(tmp_path / "whole")["task/encoder.model.1.weight"]
+    )
+
+
+def test_rows_that_span_a_checkpoint_are_the_same(tmp_path):
+    train(toys.make("contrast"), tmp_path / "whole", 400)
+    with pytest.raises(Crash):
+        train(crash_at(toys.make("contrast"), 205), tmp_path / "cut", 400, checkpoint_every=101)
+    place, _ = checkpoint.read(tmp_path / "cut")
+    assert place.step == 202 and not place.pending
+    with pytest.raises(Crash):
+        train(crash_at(toys.make("contrast"), 305), tmp_path / "cut", 400, checkpoint_every=101, resume=True)
+    place, _ = checkpoint.read(tmp_path / "cut")
+    assert place.step == 303 and len(place.pending) == 1
+    train(toys.make("contrast"), tmp_path / "cut", 400, resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_torn_row_is_mended(tmp_path):
+    train(toys.make(), tmp_path / "whole")
+    with pytest.raises(Crash):
+        train(crash_at(toys.make(), 8), tmp_path / "cut", checkpoint_every=3)
+    with (tmp_path / "cut" / "metrics.csv").open("a") as file:
+        file.write("9,1.8,0.3")
+    train(toys.make(), tmp_path / "cut", resume=True)
+    assert without_times(tmp_path / "whole") == without_times(tmp_path / "cut")
+
+
+def test_resuming_a_finished_run_only_loads_it(tmp_path):
+    train(toys.make(), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = train(crash_at(toys.make(seed=1), 0), tmp_path, resume=True)
+    changed = [path.name for path, content in before.items() if path.read_bytes() != content]
+    assert set(changed) <= {"environment.json"}
+    assert torch.equal(other.head.weight, kept(tmp_path)["task/head.weight"])
+
+
+def test_starting_anew_forgets_the_old_run(tmp_path):
+    train(toys.make(), tmp_path, seed=3)
+    with pytest.raises(Crash):
+        train(crash_at(toys.make(), 2), tmp_path)
+    assert checkpoint.read(tmp_path) is None and len(rows(tmp_path)) == 2
+    assert not (tmp_path / "encoder.safetensors").exists()
+
+
+def test_another_run_is_not_continued(tmp_path):
+    train(toys.make(), tmp_path)
+    with pytest.raises(UsageError, match="seed 0, not 1"):
+        train(toys.make(), tmp_path, resume=True, seed=1)
+    with pytest.raises(UsageError, match="task Toy, not Contrast"):
+        train(toys.make("contrast"), tmp_path, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(toys.make(), tmp_path)
+    path = tmp_path / checkpoint.FILE
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(PretaskError, match="last.safetensors cannot be read"):
+        train(toys.make(), tmp_path, resume=True)
+
+
+def test_the_whole_task_comes_back_without_the_data(tmp_path):
+    for kind in ("toy", "staged"):
+        task, again = train(toys.make(kind), tmp_path / kind), toys.make(kind, seed=1)
+        load_task_state(again, tmp_path / kind)
+        for name, tensor in task.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+    with pytest.raises(PretaskError, match="nothing was trained"):
+        load_task_state(toys.make(), tmp_path)
+
+
+def test_one_tensor_under_two_names_is_stored_once(tmp_path):
+    task = toys.make()
+    task.again = task.head
+    train(task, tmp_path)
+    assert "task/again.weight" not in kept(tmp_path)
+    other = toys.make(seed=1)
+    other.again = other.head
+    load_task_state(other, tmp_path)
+    assert torch.equal(other.again.weight, task.head.weight)
+
+
+# -- ends before time
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_ends_the_step_and_saves(tmp_path, number, ends):
+    told = []
+
+    def call(task, losses, step):
+        if step.index == 5:
+            os.kill(os.getpid(), number)
+        return losses
+
+    task = altered(toys.make(), call)
+    before = signal.getsignal(number)
+    with pytest.raises(ends) as caught:
+        train(task, tmp_path / "cut", note=told.append)
+    assert signal.getsignal(number) is before
+    if ends is SystemExit:
+        assert caught.value.code == 143
+    place, _ = checkpoint.read(tmp_path / "cut")
+    assert place.step == 6 and "stopped after step 6" in told[-1] and "--resume" in told[-1]
+    train(toys.make(), tmp_path / "cut", resume=True)
+    train(toys.make(), tmp_path / "whole")
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    """With rows of several steps: the step is named all the same, its batch is kept, no bad weights are."""
+
+    def sicken(task, losses, step):
+        return losses if step.index != 152 else {**losses, "sick": losses["contrast"] * float("nan")}
+
+    with pytest.raises(Diverged, match="'sick' was no number at step 153") as caught:
+        train(altered(toys.make("contrast"), sicken), tmp_path, 400, checkpoint_every=50)
+    name = "broken-batch-step-153.safetensors"
+    assert name in str(caught.value)
+    batch = next(islice(batches(toys.digits(), BATCH, seed=0, stop=400), 152, None))
+    assert torch.equal(load_file(tmp_path / name)["image"], batch["image"])
+    place, tensors = checkpoint.read(tmp_path)
+    assert place.step == 150 and all(tensor.isfinite().all() for tensor in tensors.values())
+    last = rows(tmp_path)[-1]
+    assert last["step"] == "153" and last["loss/total"] == "nan"
+    assert not (tmp_path / "encoder.safetensors").exists()
+    train(toys.make("contrast"), tmp_path, 400, resume=True)
+    assert rows(tmp_path)[-1]["step"] == "400"
+
+
+# -- how it computes
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("kind", ["toy", "duel"])
+def test_a_batch_in_parts_is_the_whole_batch(tmp_path, kind, parts):
+    whole = train(toys.make(kind), tmp_path / "1").state_dict()
+    split = train(toys.make(kind), tmp_path / "2", accumulate=parts).state_dict()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(split[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    for a, b in zip(rows(tmp_path / "1"), rows(tmp_path / "2"), strict=True):
+        assert float(a["loss/total"]) == pytest.approx(float(b["loss/total"]), rel=1e-3, abs=1e-5)
+
+
+def test_parts_draw_what_the_whole_draws():
+    def drawn(number: int, parts: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        with draw.part_of(number, parts):
+            draw.permutations(12 // parts, 5, generator)
+            return draw.normal((12 // parts, 3), generator)
+
+    whole = drawn(0, 1)
+    assert torch.equal(torch.cat([drawn(number, 3) for number in range(3)]), whole)
+    assert torch.equal(drawn(0, 1), whole), "afterwards draws are whole again"
+
+
+def test_parts_are_the_rows_of_the_whole():
+    data = toys.digits()
+    whole = list(batches(data, 12, seed=0, stop=3))
+    parts = list(batches(data, 12, seed=0, stop=3, rank=1, world=2, parts=3))
+    for number, batch in enumerate(whole):
+        found = torch.cat([part["index"] for part in parts[3 * number : 3 * number + 3]])
+        assert torch.equal(found, batch["index"][6:])
+    with pytest.raises(UsageError, match="12 cannot be shared evenly by 5 processes in 1 parts"):
+        next(batches(data, 12, seed=0, stop=1, world=5))
+
+
+def test_half_precision(tmp_path):
+    """Close to single precision, but not the same; and resumed bit for bit."""
+    precision = "bf16-mixed"
+    train(toys.make(), tmp_path / "single")
+    train(toys.make(), tmp_path / "whole", precision=precision)
+    with pytest.raises(Crash):
+        train(crash_at(toys.make(), 8), tmp_path / "cut", precision=precision, checkpoint_every=3)
+    train(toys.make(), tmp_path / "cut", precision=precision, resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+    single, half = (rows(tmp_path / name)[-1]["loss/near"] for name in ("single", "whole"))
+    assert single != half and float(half) == pytest.approx(float(single), rel=0.1)
+    assert kept(tmp_path / "whole")["task/head.weight"].dtype == torch.float32
+
+
+def test_an_unknown_precision_or_strategy_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="bf16-mixed"):
+        train(toys.make(), tmp_path, precision="8-bit")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="needs a GPU"):
+            train(toys.make(), tmp_path, precision="16-mixed")
+    with pytest.raises(UsageError, match="fsdp"):
+        train(toys.make(), tmp_path, strategy="magic")
+    with pytest.raises(UsageError, match="12 cannot be shared evenly"):
+        train(toys.make(), tmp_path, accumulate=5)
+
+
+# -- players, stages, and no gradient at all
+
+
+def test_players_learn_from_their_own_losses_only(tmp_path):
+    """One step of plain SGD and Adam, against gradients taken apart by hand."""
+    task, data = toys.make("duel"), toys.digits()
+    before = {name: p.detach().clone() for name, p in task.named_parameters()}
+    step = Step.at(0, 1, 5)
+    losses = task.loss(next(batches(data, BATCH, seed=0, stop=1)), step)
+    named = dict(task.named_parameters())
+    solver = {name: p for name, p in named.items() if not name.startswith("lens")}
+    lens = {name: p for name, p in named.items() if name.startswith("lens")}
+    own = torch.autograd.grad(losses["solve"], list(solver.values()), retain_graph=True)
+    others = torch.autograd.grad(losses["spoil"] + losses["keep"], list(lens.values()))
+    train(task, tmp_path, steps=1)
+    for (name, p), gradient in zip(solver.items(), own, strict=True):
+        torch.testing.assert_close(p.detach(), before[name] - 0.1 * gradient, msg=name)
+    for (name, p), gradient in zip(lens.items(), others, strict=True):
+        moved = -1e-3 * gradient / (gradient.abs() + 1e-8)  # Adam's first step
+        torch.testing.assert_close(p.detach(), before[name] + moved, msg=name)
+
+
+def test_a_player_without_parameters_or_with_anothers_is_refused(tmp_path):
+    recipe = Recipe()
+    for modules, problem in ((("nothing",), "no parameter"), (("encoder.model.1",), "two players")):
+        task = toys.make("duel")
+        task.players["other"] = Player(modules, ("solve",), recipe)
+        with pytest.raises(UsageError, match=problem):
+            train(task, tmp_path)
+    task = toys.make("duel")
+    task.players["spoiler"] = Player(("lens",), ("mischief",), recipe)
+    with pytest.raises(UsageError, match="mischief"):
+        train(task, tmp_path)
+    task.stages = toys.make("staged").stages
+    with pytest.raises(UsageError, match="both"):
+        train(task, tmp_path)
+
+
+def test_stages_follow_one_another(tmp_path):
+    seen = []
+
+    def look(task, losses, step):
+        seen.append((step.stage, task.encoder.model[1].weight.clone(), task.head.weight.clone()))
+        return losses
+
+    train(altered(toys.make("staged"), look), tmp_path)
+    assert [stage for stage, _, _ in seen] == [0] * 3 + [1] * 6 + [2] * 3
+    encoder = [weight for _, weight, _ in seen]
+    assert not torch.equal(encoder[0], encoder[3])
+    assert all(torch.equal(encoder[3], weight) for weight in encoder[3:]), "frozen from the second stage on"
+    assert not torch.equal(seen[4][2], seen[8][2]), "the head goes on learning"
+    found = rows(tmp_path)
+    assert [float(found[i]["lr"]) for i in (0, 3, 9)] == pytest.approx([1e-2, 5e-3, 0.1])
+    peaks = {name: group["peak"] for group in final_groups(tmp_path) for name in group["names"]}
+    assert peaks == {"head.weight": 0.1, "head.bias": 0.1, "added.weight": 0.01, "added.bias": 0.01}
+
+
+def final_groups(folder: Path) -> list[dict]:
+    """The groups of a finished staged run's last optimiser."""
+    from pretask.training.learners import make_learners
+
+    task = toys.make("staged")
+    load_task_state(task, folder)
+    return make_learners(task, plan_for(task), 2)["main"].optimiser.param_groups
+
+
+def test_what_needs_no_gradient_gets_none(tmp_path):
+    task = toys.make("counting")
+    before = {name: p.detach().clone() for name, p in task.named_parameters()}
+    train(task, tmp_path, steps=30)
+    pictures = toys.digits().batch(range(60))["image"].float().mean(0)
+    assert F.mse_loss(task.average, pictures) < 0.1 * pictures.square().mean()
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in task.named_parameters())
+    assert "lr" not in rows(tmp_path)[0]
