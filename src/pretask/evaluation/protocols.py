@@ -16,9 +16,11 @@ from pretask import modalities
 from pretask.data import Dataset, open_data
 from pretask.data.dataset import spread
 from pretask.errors import UsageError
+from pretask.evaluation.denoising import denoising, levels
 from pretask.evaluation.features import Pool, Precision, extract
 from pretask.evaluation.fewshot import fewshot
 from pretask.evaluation.finetune import finetune
+from pretask.evaluation.generation import samples
 from pretask.evaluation.graph import links, node_classes, node_clusters, partition
 from pretask.evaluation.knn import knn, retrieval
 from pretask.evaluation.label_free import (
@@ -31,7 +33,7 @@ from pretask.evaluation.label_free import (
 )
 from pretask.evaluation.linear import linear
 from pretask.evaluation.ood import one_class, ood
-from pretask.evaluation.score import Labelled, Score
+from pretask.evaluation.score import Score, known_labels
 from pretask.evaluation.sequence import sequence
 from pretask.evaluation.splits import holdout
 from pretask.evaluation.surface import surface
@@ -81,6 +83,11 @@ PROTOCOLS: dict[str, Protocol] = {
     "bitext": Protocol(bitext, "encoder", False, "does a sentence find its translation among all?"),
     "transfer": Protocol(transfer, "encoder", True, "do classes learned in one language hold in another?"),
     "surface": Protocol(surface, "encoder", False, "points of a cloud: which way does the surface face?"),
+    "samples": Protocol(samples, "encoder", False, "how far what a denoiser draws is from real pictures"),
+    "denoising": Protocol(
+        denoising, "encoder", False, "what a denoiser finds again of a picture, by level of noise"
+    ),
+    "levels": Protocol(levels, "encoder", True, "a linear probe of a denoiser, by level of noise"),
     "rankme": Protocol(rankme_score, "features", False, "how many directions the features use"),
     "lidar": Protocol(lidar_score, "encoder", False, "how many directions tell pictures apart despite views"),
     "alpha_req": Protocol(
@@ -134,14 +141,6 @@ def other_sets(dataset: Dataset) -> list[Dataset]:
     own = dataset.name.partition(" (")[0]
     names = [name for name in modalities.find(dataset.modality).embedded if name != own]
     return [open_data(name, modality=dataset.modality, **read_alike(dataset)) for name in names]
-
-
-def known_labels(part: Labelled) -> Labelled:
-    """Without the samples whose label is unknown (negative)."""
-    x, y = part
-    if y is None or bool((y >= 0).all()):
-        return part
-    return (x[y >= 0], y[y >= 0])
 
 
 def evaluate(

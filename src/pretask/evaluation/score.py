@@ -92,3 +92,11 @@ def accuracy_score(
     low, high = bootstrap_interval(right, seed=seed)
     detail |= {"balanced": float(by_class.mean()), "chance": float(count.max() / len(truth))}
     return Score(protocol, metric, float(right.mean()), low, high, len(truth), detail, right)
+
+
+def known_labels(part: Labelled) -> Labelled:
+    """Without the samples whose label is unknown (negative)."""
+    x, y = part
+    if y is None or bool((y >= 0).all()):
+        return part
+    return (x[y >= 0], y[y >= 0])

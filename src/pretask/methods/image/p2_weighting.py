@@ -25,11 +25,9 @@ from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
 
-SHOWN = (
-    1.0,
-    0.1,
-    0.01,
-)  # signal-to-noise ratios of the preview: the edges of the content band and its middle
+SHOWN = {"little noise": 10.0, "noise": 0.5, "hardly more than noise": 0.02}
+"""Signal-to-noise ratios of the preview, one of each of `pretexts.diffusion.BANDS`."""
+
 STEPS = 10  # with which the preview draws a picture
 
 
@@ -107,17 +105,19 @@ class P2Weighting(PretextTask):
         clean, schedule = self.clean(batch, step), self.encoder.schedule
         noise = draw.normal(tuple(clean.shape), step.generator).to(clean)
         columns = [[Panel("the picture", picture, "truth") for picture in seen(clean)]]
-        for snr in SHOWN:
+        for caption, snr in SHOWN.items():
             nearest = int((schedule.snr.log() - torch.tensor(snr).log()).abs().argmin())
             level: Int[Tensor, "batch"] = torch.full((len(clean),), nearest, device=clean.device)
             noisy = diffuse(schedule, clean, noise, level)
             answer = undiffuse(schedule, noisy, self.average.predict(noisy, level)[0], level)
-            columns.append([Panel(f"noise {1 / snr:.0f} x", picture) for picture in seen(noisy)])
+            columns.append([Panel(caption, picture) for picture in seen(noisy)])
             columns.append([Panel("without it", picture, "answer") for picture in seen(answer)])
         levels = spread_levels(len(self.weight) - 1, STEPS)
         drawn = reverse(self.average.predict, self.encoder.betas, noise, levels, step.generator)
         columns.append([Panel("drawn from noise", picture, "answer") for picture in seen(drawn)])
-        note = "What is the picture under the noise? Its variance is 1, 10 and 100 times the picture's."
+        note = (
+            "What is the picture under little noise, under noise, and where hardly more than noise is left?"
+        )
         return Sheet("P2 weighting", note, [list(row) for row in zip(*columns, strict=True)])
 
     def chance(self, batch_size: int) -> dict[str, float]:
