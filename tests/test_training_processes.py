@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 
 import toys
 from pretask.recipe import Recipe
@@ -23,7 +24,8 @@ mp.set_forkserver_preload(["pretask.training.loop", "pretask.data"])  # importin
 
 
 def make(name: str) -> PretextTask:
-    """A toy; `normed` has batch normalisation, and a rate that does not enlarge the noise of what it cancels."""
+    """A toy; `normed` has batch normalisation, and an optimiser that leaves noise small: the bias before it
+    has no other gradient."""
     if name != "normed":
         return toys.make(name)
     task = toys.make(norm=True)
@@ -89,6 +91,9 @@ def several(rank: int, port: int, folder: str) -> None:
     for name in KINDS:
         train(make(name), Path(folder, name))
     train(toys.make(), Path(folder, "parts"), accumulate=3)
+    train(toys.make(), Path(folder, "shared out"), strategy="fsdp")
+    train(toys.make(), Path(folder, "shared out again"), strategy="fsdp", checkpoint_every=5, steps=5)
+    train(toys.make(seed=1), Path(folder, "shared out again"), strategy="fsdp", resume=True)
     try:  # one process alone is asked to stop: both must
         task = toys.make("contrast")
         hook = task.after_step
@@ -137,6 +142,16 @@ def test_parts_of_shares_are_the_whole_batch(pair, tmp_path):
     for key, tensor in kept(tmp_path).items():
         if "exp_avg_sq" not in key:
             torch.testing.assert_close(kept(pair / "parts")[key], tensor, rtol=2e-2, atol=1e-4, msg=key)
+
+
+def test_shared_out_parameters_are_the_whole_ones(pair, tmp_path):
+    """FSDP against one process, and against itself after a checkpoint."""
+    train(toys.make(), tmp_path)
+    for key, tensor in kept(tmp_path).items():
+        torch.testing.assert_close(kept(pair / "shared out")[key], tensor, rtol=2e-2, atol=1e-4, msg=key)
+    assert kept(pair / "shared out again")["optimiser/main/head.weight/step"] == 12
+    encoder = load_file(pair / "shared out" / "encoder.safetensors")
+    assert torch.equal(encoder["1.weight"], kept(pair / "shared out")["task/encoder.model.1.weight"])
 
 
 def test_all_processes_stop_when_one_is_told_to(pair):

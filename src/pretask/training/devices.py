@@ -79,7 +79,8 @@ def shard(task: nn.Module, mesh: Any) -> nn.Module:
         blocks = getattr(module, "blocks", None)
         if isinstance(blocks, nn.Sequential | nn.ModuleList) and module is not task:
             for block in blocks:
-                fully_shard(block, mesh=mesh["data_parallel"])
+                if not isinstance(block, FSDPModule):  # encoders show their model's blocks as their own
+                    fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(task, mesh=mesh["data_parallel"])
     return task
 

@@ -99,10 +99,8 @@ class Watch:
         if directions is None or alike is None:
             return []
         if share >= EARLY and (directions < FEW_DIRECTIONS or alike < ALIKE):
-            found = {
-                "collapse": f"the features collapsed (RankMe {directions:.2f}, spread {alike:.1e}): different "
-                f"samples are all the same to the encoder. {cause_of_collapse(rows, resting)}"
-            }
+            numbers, cause = f"RankMe {directions:.2f}, spread {alike:.1e}", cause_of_collapse(rows, resting)
+            found = {"collapse": f"the features collapsed ({numbers}): all samples look the same. {cause}"}
         else:
             found = {name: REST.format(name=name, level=named(level)) for name, level in resting.items()}
         fresh = {kind: words for kind, words in found.items() if kind not in self.said}
