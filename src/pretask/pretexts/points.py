@@ -101,7 +101,7 @@ PointMask = Callable[[Float[Tensor, "batch groups 3"], int, torch.Generator], Bo
 
 POINT_MASKS: dict[str, PointMask] = {"random": hide_random, "block": hide_around}
 
-SEEN, HIDDEN = (0.21, 0.41, 0.83), (0.85, 0.5, 0.05)
+SEEN, HIDDEN, ASIDE = (0.21, 0.41, 0.83), (0.85, 0.5, 0.05), (0.8, 0.82, 0.86)
 
 
 def painted(

@@ -80,8 +80,8 @@ def points(content: Any, shown: int = 4000) -> Image.Image:
     size = float(np.clip(1500 / len(cloud), 0.4, 9))
     for pane, (across, up, depth) in zip(panes, ((0, 1, 2), (0, 2, 1), (1, 2, 0)), strict=True):
         order = cloud[:, depth].argsort()
-        colour = cloud[order, 3:6] if coloured else cloud[order, depth]
-        pane.scatter(cloud[order, across], cloud[order, up], s=size, c=colour, cmap="viridis", linewidths=0)
+        shade = {"c": cloud[order, 3:6]} if coloured else {"c": cloud[order, depth], "cmap": "viridis"}
+        pane.scatter(cloud[order, across], cloud[order, up], s=size, linewidths=0, **shade)
         pane.set_xlim(centre[across] - reach, centre[across] + reach)
         pane.set_ylim(centre[up] - reach, centre[up] + reach)
         pane.set_aspect("equal")

@@ -20,7 +20,7 @@ from pretask.errors import UsageError
 from pretask.methods.points.masked import MaskedPoints
 from pretask.objectives.points import NormalLoss, agree, normal_loss
 from pretask.pretexts.masks import Shuffle, take
-from pretask.pretexts.points import HIDDEN, SEEN, PoseSpec, face, painted, place
+from pretask.pretexts.points import ASIDE, HIDDEN, SEEN, PoseSpec, face, painted, place
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, Role, Sheet, Step
 
@@ -119,14 +119,17 @@ class MaskFeat3D(MaskedPoints):
         points, groups, order, hidden = self.puzzle(batch, step)
         answers = self.answer(points, groups, order, hidden.places, step)
         members = take(groups.members, order.visible).flatten(1)
-        shown = painted(at(points[..., :3], members), SEEN)
-        views: list[tuple[str, Tensor, Role]] = [("seen, and asked", painted(hidden.places, HIDDEN), "input")]
+        seen = at(points[..., :3], members)
+        asked = torch.cat([painted(seen, SEEN), painted(hidden.places, HIDDEN)], dim=1)
+        views: list[tuple[str, Tensor, Role]] = [("seen, and asked", asked, "input")]
         for name, answered in answers.items():
             truth = hidden.normal if name == "normal" else hidden.variation
-            views.append((f"true {name}", paint(name, hidden.places, truth), "truth"))
-            views.append((f"answered {name}", paint(name, hidden.places, answered), "answer"))
+            painted_truth, painted_answer = (paint(name, hidden.places, said) for said in (truth, answered))
+            aside = painted(seen, ASIDE)
+            views.append((f"true {name}", torch.cat([aside, painted_truth], dim=1), "truth"))
+            views.append((f"answered {name}", torch.cat([aside, painted_answer], dim=1), "answer"))
         rows = [
-            [Panel(caption, torch.cat([shown[i], view[i]]), role, "points") for caption, view, role in views]
+            [Panel(caption, view[i], role, "points") for caption, view, role in views]
             for i in range(len(points))
         ]
         note = "Which way does the surface face at the hidden points, and how curved is it?"
@@ -152,4 +155,4 @@ def paint(name: str, places: Tensor, values: Tensor) -> Float[Tensor, "batch que
     if name == "normal":
         return painted(places, (nn.functional.normalize(values, dim=-1) + 1) / 2)
     flat, curved = (values.new_tensor(colour) for colour in (FLAT, CURVED))
-    return painted(places, flat + (3 * values).clamp(0, 1) * (curved - flat))
+    return painted(places, flat + (3 * values).clamp(0, 1).sqrt() * (curved - flat))  # most are small
