@@ -15,7 +15,7 @@ import toys
 from pretask.recipe import Recipe
 from pretask.task import PretextTask
 from pretask.training import checkpoint, devices
-from test_training import assert_same, kept, rows, train
+from toys import assert_same, kept, rows, train
 
 KINDS = ("toy", "normed", "contrast", "duel", "staged", "counting")
 WORLD = 2

@@ -1,11 +1,15 @@
-"""Tasks that learn in milliseconds and have everything a loop must take care of, on scikit-learn's digits."""
+"""Tasks that learn in milliseconds and have everything a loop must take care of, on scikit-learn's digits;
+how to train them, and how to read what a run left."""
 
-from collections.abc import Iterable
+import csv
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from math import log
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pretask.data import Dataset, open_data
@@ -16,8 +20,13 @@ from pretask.objectives.distributed import gather, mean
 from pretask.pretexts import draw
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Player, PretextTask, Sheet, Stage, Step
+from pretask.training import checkpoint
+from pretask.training.loop import fit
+from pretask.training.plan import Plan, make_plan
 
 SIDE, WIDTH = 16, 16
+TIMES = ("samples_per_second", "seconds/data", "seconds/compute", "utilisation")
+STEPS, BATCH = 12, 12
 
 
 @lru_cache(maxsize=1)
@@ -191,3 +200,59 @@ def make(kind: str = "toy", seed: int = 0, dropout: float = 0.0, norm: bool = Fa
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return KINDS[kind](ToyEncoder(dropout, norm))
+
+
+class Crash(Exception):
+    pass
+
+
+def plan_for(task: PretextTask, steps: int = STEPS) -> Plan:
+    return make_plan(task.recipe, 60, batch_size=BATCH, max_steps=steps)
+
+
+def train(task: PretextTask, folder: Path, steps: int = STEPS, **settings) -> PretextTask:
+    fit(task, digits(), plan_for(task, steps), folder, progress=False, **settings)
+    return task
+
+
+def altered(task: PretextTask, change: Callable) -> PretextTask:
+    """The task with another loss, `change(task, losses, step)`."""
+    kind = type(task)
+
+    def loss(self, batch, step):
+        return change(self, kind.loss(self, batch, step), step)
+
+    task.__class__ = type(kind.__name__, (kind,), {"loss": loss})
+    return task
+
+
+def crash_at(task: PretextTask, index: int) -> PretextTask:
+    """The task, but it raises at a step as a machine that dies would."""
+
+    def crash(task, losses, step):
+        if step.index == index:
+            raise Crash
+        return losses
+
+    return altered(task, crash)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(folder: Path) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows(folder)]
+
+
+def kept(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / checkpoint.FILE)
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Weights, memories, optimisers and logged values, bit for bit."""
+    a, b = kept(first), kept(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert without_times(first) == without_times(second)
