@@ -138,6 +138,15 @@ ROWS: tuple[Row, ...] = (
         "denoiser",
     ),
     Row(
+        "lens",
+        "LENS around a pretext",
+        "image",
+        "pretask.methods.image.lens:Lens",
+        "Automatic Shortcut Removal for Self-Supervised Representation Learning (Minderer et al., ICML 2020)",
+        "whatever makes another pretext easy, edited away by a small network",
+        "the other pretext's question about the edited picture",
+    ),
+    Row(
         "cler",
         "CLER",
         "image",

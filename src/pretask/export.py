@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pretask import __version__
 from pretask.encoders.image import ConvEncoder, ImageEncoder
+from pretask.encoders.lens import LensedEncoder
 from pretask.encoders.weights import FILE, load_encoder, save_encoder
 from pretask.errors import UsageError, need
 from pretask.run import Run, write_text
@@ -57,6 +58,9 @@ def export(reference: str | Path, out: str | Path, format: Format = "timm") -> P
 def write_timm(encoder: ImageEncoder, folder: Path) -> str:
     from timm.models import save_for_hf
 
+    if isinstance(encoder, LensedEncoder):
+        alone = write_timm(encoder.inner, folder)
+        return f"{alone}# without the lens before it, which timm does not know: the other formats hold both\n"
     mean, std = encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()
     shape = (encoder.in_chans, encoder.image_size, encoder.image_size)
     data = {"mean": mean, "std": std, "input_size": shape, "crop_pct": 1.0}

@@ -282,13 +282,20 @@ def build_for(
     std: Sequence[float] | None = None,
     pretrained: bool = False,
 ) -> ImageEncoder:
-    """An encoder from its name and what the data are: see `EncoderSpec` and `build`; `raw` is the pixels."""
+    lens: dict[str, Any] | None = None,
+    """An encoder from its name and what the data are: see `EncoderSpec` and `build`; `raw` is the pixels.
+    With `lens`, what `LensedEncoder.inputs` says of it, there is a lens before it."""
     if name in ("raw", "pixels"):
         from pretask.encoders.pixels import PixelEncoder
 
         return PixelEncoder(image_size, in_chans)
     spec = EncoderSpec(name, in_chans, image_size, patch_size, pool)
-    return build(spec, mean and tuple(mean), std and tuple(std), pretrained)
+    encoder = build(spec, mean and tuple(mean), std and tuple(std), pretrained)
+    if lens is None:
+        return encoder
+    from pretask.encoders.lens import LensedEncoder, LensNet
+
+    return LensedEncoder(encoder, LensNet(in_chans, lens["width"], lens["levels"]), lens["keep"])
 
 
 def shrink_stem(model: nn.Module) -> None:

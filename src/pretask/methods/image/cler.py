@@ -261,8 +261,8 @@ class CLER(PretextTask):
         else:
             losses = {"stream": F.cross_entropy(logits, labels)}
         losses.setdefault("replay", logits.new_zeros(()))
-        if len(self.puzzles):
-            losses["pretext"] = torch.stack([self.ask(puzzle, parts, step) for puzzle in self.asked]).mean()
+        if "pretext" in self.weights:
+            losses["pretext"] = self.regularise(parts, step)
         if self.training and torch.is_grad_enabled():
             self.noted.append((image, labels))
         return losses
@@ -270,6 +270,10 @@ class CLER(PretextTask):
     def beyond_the_first_task(self, seen: Tensor) -> bool:
         highest = int(seen.nonzero().max())
         return bool(task_of_class(len(seen), self.num_tasks)[highest] > 0)
+
+    def regularise(self, parts: list[Tensor], step: Step) -> Float[Tensor, ""]:
+        """The pretext's loss on the pictures of the stream and of the replay, as they are."""
+        return torch.stack([self.ask(puzzle, parts, step) for puzzle in self.asked]).mean()
 
     def ask(self, puzzle: Puzzle, parts: list[Tensor], step: Step) -> Float[Tensor, ""]:
         shown, answer = self.transformed(puzzle, parts, step)
@@ -301,20 +305,21 @@ class CLER(PretextTask):
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         image = self.pictures(batch)
-        rows = [[Panel("a picture of the stream", picture)] for picture in image]
+        rows: list[list[Panel]] = [[] for _ in image]
         for puzzle in self.asked:
             shown, answer = self.transformed(puzzle, [image], step)
             said = puzzle(self.encoder, shown).argmax(2)
             claimed = puzzle.transform(image, said)
             for row, panels in enumerate(rows):
                 truth, claim = (",".join(map(str, a[row].tolist())) for a in (answer, said))
-                panels.append(Panel(f"what it sees: {puzzle.name} {truth}", shown[row].clamp(0, 1), "truth"))
+                panels.append(Panel(f"what it sees: {puzzle.name} {truth}", shown[row].clamp(0, 1)))
                 panels.append(Panel(f"answer: {puzzle.name} {claim}", claimed[row].clamp(0, 1), "answer"))
-        if "label" in batch and hasattr(self, "classifier"):
-            said = self.classify(image).argmax(1)
-            for panels, picture, truth, answer in zip(rows, image, batch["label"], said, strict=True):
-                panels.append(Panel(f"class {int(truth)}", picture, "truth"))
-                panels.append(Panel(f"answer: class {int(answer)}", picture, "answer"))
+        for number, panels in enumerate(rows):
+            caption = f", class {int(batch['label'][number])}" if "label" in batch else ""
+            panels.append(Panel(f"the picture{caption}", image[number], "truth"))
+        if hasattr(self, "classifier"):
+            for panels, picture, said in zip(rows, image, self.classify(image).argmax(1), strict=True):
+                panels.append(Panel(f"answer: class {int(said)}", picture, "answer"))
         return Sheet("CLER", "What was done to the picture, and of which class of the stream is it?", rows)
 
     def chance(self, batch_size: int) -> dict[str, float]:

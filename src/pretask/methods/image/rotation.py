@@ -31,6 +31,7 @@ class Rotation(PretextTask):
     """
 
     encoder: ImageEncoder
+    logits_of = "head"  # the layer that names classes
     recipe = Recipe("sgd", lr=0.1, batch_size=64, epochs=35, weight_decay=1e-4, warmup=5 / 35)
 
     def __init__(
