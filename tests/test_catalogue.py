@@ -30,6 +30,9 @@ BEHIND_ZERO: dict[str, tuple[str, ...]] = {"lens": ("lens.edit.down", "lens.edit
 """By slug: beginnings of names in the encoder of parameters in front of a layer that starts at zero, so that
 their gradient is zero in the very first step."""
 
+WITHOUT_DRAWS = {"ppt": "every window is asked for whole, and turned by all right angles"}
+"""By slug: why a method draws nothing at random."""
+
 every_row = pytest.mark.parametrize("row", catalog.TASKS, ids=lambda row: row.slug)
 every_kind = pytest.mark.parametrize(
     ("row", "kind"),
@@ -116,7 +119,8 @@ def test_the_step_is_the_only_randomness(row):
         after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
         assert torch.equal(before[0], after[0]) and before[1:] == after[1:], "global randomness was used"
     assert found[0] == found[1]
-    assert loss_of(task, batch, seed=1) != found[0]
+    if row.slug not in WITHOUT_DRAWS:
+        assert loss_of(task, batch, seed=1) != found[0]
 
 
 @every_row
@@ -299,7 +303,8 @@ def test_permuted_labels_give_chance(row):
         found.append((features, labels[shuffled]))
     score = knn(*found)[0]
     assert features.shape == (200, task.encoder.dim)
-    assert score.value < 1 / tiny.CLASSES + 4 * (0.1 * 0.9 / 200) ** 0.5, "4 standard errors above chance"
+    chance = score.detail["chance"]
+    assert score.value < chance + 4 * (chance * (1 - chance) / 200) ** 0.5, "4 standard errors above chance"
 
 
 @every_row

@@ -21,6 +21,7 @@ from pretask.encoders.graph import build as build_graphs
 from pretask.encoders.image import EncoderSpec, ImageEncoder, build
 from pretask.encoders.points import build as build_points
 from pretask.encoders.text import build as build_text
+from pretask.encoders.tracks import build as build_tracks
 from pretask.registry import task_class
 from pretask.task import Batch, PretextTask
 
@@ -118,14 +119,25 @@ def nodes(count: int = 8, *, start: int = 0) -> Batch:
     return network().batch(torch.arange(start, start + count))
 
 
-BATCHES = {"image": images, "graph": nodes, "points": clouds, "text": sentences}
+@lru_cache(maxsize=1)
+def walks() -> Dataset:
+    return open_data("walkers", modality="track")
+
+
+def tracks(count: int = 8, *, start: int = 0) -> Batch:
+    """Walkers of four kinds; `start` moves on to others."""
+    return walks().batch(torch.arange(start, start + count))
+
+
+BATCHES = {"track": tracks, "image": images, "graph": nodes, "points": clouds, "text": sentences}
 """By modality: (count, chans=, side=, start=) to a batch with labels that no task may read."""
 
-KEYS = {"image": "image", "graph": "graph", "points": "points", "text": "tokens"}
+KEYS = {"track": "track", "image": "image", "graph": "graph", "points": "points", "text": "tokens"}
 """By modality: the entry of the batch that a task cannot do without."""
 
 
 OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "track": lambda: build_tracks("gpt:width=32,heads=2,depth=2,dropout=0", length=20),
     "graph": lambda: build_graphs("gcn:widths=[24,16]", **network().inputs),
     "points": lambda: build_points("point_vit_tiny:embed_dim=32,depth=2,num_heads=2,groups=16,group_size=8"),
     "text": lambda: build_text(

@@ -196,8 +196,8 @@ ROWS: tuple[Row, ...] = (
         "InfoXLM",
         "text",
         "pretask.methods.text.infoxlm:InfoXLM",
-        "InfoXLM: An Information-Theoretic Framework for Cross-Lingual Language Model Pre-Training (Chi et al., "
-        "NAACL 2021)",
+        "InfoXLM: An Information-Theoretic Framework for Cross-Lingual Language Model Pre-Training "
+        "(Chi et al., NAACL 2021)",
         "words of a sentence and of its translation",
         "which words are they, and which of many translations belongs to a sentence?",
         TEXT,
@@ -212,6 +212,25 @@ ROWS: tuple[Row, ...] = (
         "features of nodes, edges, all but a part of the graph",
         "which features, which view, whose summary, which edge? five questions, none against the others",
         "gcn",
+    ),
+    Row(
+        "visual-jigsaw",
+        "Visual Jigsaw",
+        "image",
+        "pretask.methods.image.visual_jigsaw:VisualJigsaw",
+        "Visual Jigsaw Post-Training Improves MLLMs (Wu et al., 2025)",
+        "where the tiles of a picture belong",
+        "in which order do the numbered tiles make the picture? (the policy writes the list)",
+    ),
+    Row(
+        "ppt",
+        "PPT",
+        "track",
+        "pretask.methods.track.ppt:PPT",
+        "Progressive Pretext Task Learning for Human Trajectory Prediction (Lin et al., ECCV 2024)",
+        "the next point of a track, then its end, then all between",
+        "where does it go next, where does it end, and which way?",
+        "gpt",
     ),
 )
 

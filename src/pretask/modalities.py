@@ -60,6 +60,13 @@ MODALITIES: tuple[Modality, ...] = (
         "pretask.encoders.points:build",
         ("solids",),
     ),
+    Modality(
+        "track",
+        (),  # text files, like much else
+        "pretask.data.tracks:open_tracks",
+        "pretask.encoders.tracks:build",
+        ("walkers",),
+    ),
 )
 
 BY_NAME = {row.name: row for row in MODALITIES}

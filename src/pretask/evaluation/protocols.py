@@ -38,6 +38,7 @@ from pretask.evaluation.sequence import sequence
 from pretask.evaluation.splits import holdout
 from pretask.evaluation.surface import surface
 from pretask.evaluation.text import bitext, transfer
+from pretask.evaluation.tracks import forecast
 
 log = logging.getLogger("pretask")
 
@@ -88,6 +89,7 @@ PROTOCOLS: dict[str, Protocol] = {
         denoising, "encoder", False, "what a denoiser finds again of a picture, by level of noise"
     ),
     "levels": Protocol(levels, "encoder", True, "a linear probe of a denoiser, by level of noise"),
+    "forecast": Protocol(forecast, "encoder", False, "tracks: how far is the best of its futures off?"),
     "rankme": Protocol(rankme_score, "features", False, "how many directions the features use"),
     "lidar": Protocol(lidar_score, "encoder", False, "how many directions tell pictures apart despite views"),
     "alpha_req": Protocol(
@@ -130,9 +132,9 @@ def test_part_of(dataset: Dataset) -> Dataset:
 
 
 def read_alike(dataset: Dataset) -> dict[str, Any]:
-    """Settings of a reader that make other pictures fit the encoders of these."""
+    """Settings of a reader that make other data fit the encoders of these."""
     if dataset.modality != "image":
-        return {}
+        return dataset.inputs if dataset.modality == "text" else {}
     return {"image_size": dataset.image_size, "channels": dataset.channels}
 
 

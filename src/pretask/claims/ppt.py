@@ -1,0 +1,31 @@
+"""PPT: short steps first, then the end, then all between (Lin et al., 2024)."""
+
+from pretask.studies.claim import Arm, Claim, Comparison
+
+CLAIM = Claim(
+    statement="Learning the next step, then the destination, then the whole future forecasts better than learning "
+    "the whole future at once, and better than keeping the velocity.",
+    arms={
+        "ppt": Arm("ppt"),
+        "future alone": Arm(
+            "ppt", {"shares": (0.0, 0.0, 0.0, 1.0), "distil_next": 0.0, "distil_destination": 0.0}
+        ),
+        "no next step": Arm("ppt", {"shares": (0.0, 1.0, 1.0, 6.0)}),
+        "no distillation": Arm("ppt", {"distil_next": 0.0, "distil_destination": 0.0}),
+        "constant velocity": Arm(None, encoder="raw"),
+    },
+    comparisons=(
+        Comparison("forecast ADE", "ppt", "future alone", claimed="lower"),
+        Comparison("forecast ADE", "ppt", "no next step", claimed="lower"),
+        Comparison("forecast ADE", "ppt", "constant velocity", claimed="lower"),
+    ),
+    metrics=("forecast",),
+    data="eth_ucy_trajectories",
+    fallback="walkers",
+    modality="track",
+    reading={"held_out": "zara1"},
+    encoder="gpt:width=64,depth=2,dropout=0.1",
+    steps=3000,
+    batch_size=128,
+    train=20_000,
+)

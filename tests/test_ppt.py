@@ -1,0 +1,244 @@
+"""Tracks as data, and PPT: windows against loops, the alignment of each stage, what learns when."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import tiny
+from pretask import open_data
+from pretask.data.tracks import windows
+from pretask.encoders.tracks import build
+from pretask.errors import DataError, UsageError
+from pretask.evaluation.tracks import forecast
+from pretask.methods.track.ppt import DESTINATION, FUTURE, NEXT, PPT, WARM_UP
+from pretask.objectives.hypotheses import nearest, repulsion
+from pretask.task import Step
+from pretask.training.loop import fit
+from pretask.training.plan import make_plan
+
+TINY = "gpt:width=16,heads=2,depth=1,dropout=0,candidates=3"
+
+
+def at(stage: int) -> Step:
+    step = Step.at()
+    step.stage = stage
+    return step
+
+
+def task(**options) -> PPT:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return PPT(build(TINY), **options)
+
+
+def staged(stage: int, **options) -> PPT:
+    method = task(**options)
+    for index in range(stage + 1):
+        method.begin_stage(index)
+    return method
+
+
+def test_windows_are_those_of_a_loop():
+    rng = np.random.default_rng(0)
+    rows = [
+        (f, i, *rng.normal(size=2))
+        for i, n in ((7, 9), (3, 5), (5, 4))
+        for f in range(10 * i, 10 * (i + n), 10)
+    ]
+    rows = [row for row in rows if row[:2] != (110, 7)]  # a gap in one track
+    table = rng.permutation(np.array(rows))
+    expected = []
+    for identity in (3, 5, 7):
+        track = sorted(tuple(row) for row in table if row[1] == identity)
+        for start in range(len(track) - 3):
+            part = track[start : start + 4]
+            if all(b[0] - a[0] == 10 for a, b in zip(part, part[1:], strict=False)):
+                expected.append([point[2:] for point in part])
+    found, number, count = windows(table, 4, 1)
+    assert count == 3 and np.allclose(found, expected)
+    assert number.tolist() == [0, 0, 1, *[2] * (len(expected) - 3)], "numbered as they begin"
+
+
+def test_a_folder_of_recordings_with_a_broken_file(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("train/a.txt", "test/b.txt"):
+        (tmp_path / name).parent.mkdir()
+        lines = [
+            f"{10 * t}\t{person}\t{rng.normal():.3f}\t{rng.normal():.3f}"
+            for person in range(6)
+            for t in range(24)
+        ]
+        (tmp_path / name).write_text("\n".join(lines))
+    (tmp_path / "train" / "broken.txt").write_text("1 2 three 4\n")
+    dataset = open_data(tmp_path, modality="track", max_broken=0.5)
+    assert len(dataset.split("train")) == len(dataset.split("test")) == 30 and len(dataset.skipped) == 1
+    assert dataset.batch([0])["track"].shape == (1, 1, 20, 2)
+    with pytest.raises(DataError, match="smaller window"):
+        open_data(tmp_path, modality="track", max_broken=0.5, window=40)
+    with pytest.raises(UsageError, match="to hold out"):
+        open_data(tmp_path, modality="track", max_broken=0.5, held_out="nowhere")
+    with pytest.raises(DataError, match="there is no"):
+        open_data(tmp_path / "missing", modality="track")
+
+
+def test_real_recordings(real_data):
+    dataset = open_data(real_data("eth_ucy_trajectories"), modality="track", held_out="zara1")
+    test = dataset.split("test")
+    assert {dataset.classes[k] for k in test.labels.tolist()} == {"crowds_zara01"}
+    assert len(dataset.split("train")) > 10_000 and 1000 < len(test) < 4000
+    errors = {score.metric: score.value for score in forecast(build("raw"), dataset, test)}
+    assert 0.2 < errors["ADE"] < 1.2 and errors["FDE"] > errors["ADE"], (
+        "constant velocity on ZARA1, in metres"
+    )
+
+
+def test_candidates_against_loops():
+    torch.manual_seed(0)
+    candidates, truth = torch.randn(4, 5, 2).double(), torch.randn(4, 2).double()
+    distance, which = nearest(candidates, truth)
+    pairs = []
+    for row in range(4):
+        apart = [float((candidates[row, k] - truth[row]).norm()) for k in range(5)]
+        assert float(distance[row]) == pytest.approx(min(apart)) and which[row] == np.argmin(apart)
+        pairs += [
+            np.exp(-float((candidates[row, i] - candidates[row, j]).square().sum()) / 0.7)
+            for i in range(5) for j in range(i + 1, 5)
+        ]  # fmt: skip
+    assert float(repulsion(candidates, 0.7)) == pytest.approx(np.mean(pairs))
+
+
+def test_the_next_point_is_asked_everywhere_and_the_past_cannot_see_the_future():
+    method, batch = task(augment=False).eval(), tiny.tracks(4)
+    points = method.encoder.relative(batch)
+    assert torch.equal(points[:, 7], torch.zeros(4, 2))
+    gpt = method.encoder.model.trajectory.gpt
+    told = method.head(method.read(gpt, points))
+    assert method.loss(batch, at(NEXT))["next"].item() == pytest.approx(
+        float(F.mse_loss(told, points[:, 1:]))
+    )
+    changed = points.clone()
+    changed[:, 10] += 1
+    moved = (method.head(method.read(gpt, changed)) - told).abs().amax((0, 2)) > 0
+    assert not moved[:10].any() and moved[10:].all()
+
+
+def test_augmentation_turns_by_right_angles_and_flips():
+    method, batch = task(), tiny.tracks(2)
+    points = method.encoder.relative(batch)
+    tracks = method.tracks(batch)
+    assert len(tracks) == 10 and torch.equal(tracks[:2], points)
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    for k in range(1, 4):
+        expected = points @ torch.linalg.matrix_power(turn, k).T
+        assert torch.allclose(tracks[2 * k : 2 * k + 2], expected, atol=1e-6)
+    assert torch.equal(tracks[8:, :, 0], -points[..., 0]) and torch.equal(tracks[8:, :, 1], points[..., 1])
+
+
+def test_the_destination_is_asked_from_the_position_before_the_last(monkeypatch):
+    method = staged(DESTINATION)
+    seen = []
+    gpt = method.encoder.model.destination.gpt
+    original = type(gpt).forward
+
+    def note(self, tokens, positions, causal=True):
+        seen.append((positions, causal))
+        return original(self, tokens, positions, causal)
+
+    monkeypatch.setattr(type(gpt), "forward", note)
+    method.loss(tiny.tracks(2), at(DESTINATION))
+    assert seen[0][0].tolist() == [*range(1, 9), 19] and seen[0][1]
+    seen.clear()
+    method = staged(FUTURE)
+    method.loss(tiny.tracks(2), at(FUTURE))
+    assert [(len(p), causal) for p, causal in seen] == [(9, True), (20, False), (19, True), (9, True)]
+
+
+def test_stages_copy_and_train_what_they_should():
+    method = task()
+    gpt, destination = method.encoder.model.trajectory.gpt, method.encoder.model.destination
+    method.begin_stage(WARM_UP)
+    for teacher in (method.next_teacher, destination.gpt):
+        assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), gpt.parameters(), strict=True))
+    assert not any(p.requires_grad for p in [*gpt.parameters(), *destination.gpt.parameters()])
+    assert destination.token.requires_grad and destination.head[0].weight.requires_grad
+    method.begin_stage(DESTINATION)
+    assert all(p.requires_grad for p in destination.parameters())
+    with torch.no_grad():
+        destination.gpt.embed.weight.add_(1)
+    method.begin_stage(FUTURE)
+    trajectory = method.encoder.model.trajectory
+    assert torch.equal(trajectory.gpt.embed.weight, destination.gpt.embed.weight)
+    assert torch.equal(trajectory.prompts, destination.token.expand(11, -1))
+    assert not torch.equal(method.next_teacher.embed.weight, trajectory.gpt.embed.weight)
+
+
+def test_the_path_reaches_the_destination_and_no_gradient_the_teachers():
+    method = staged(FUTURE)
+    losses = method.loss(tiny.tracks(4), at(FUTURE))
+    assert losses.keys() == method.weights.keys()
+    losses["path"].backward(retain_graph=True)
+    assert method.encoder.model.destination.head[0].weight.grad.abs().sum() > 0, "d* is not detached"
+    method.total(losses).backward()
+    teachers = [*method.next_teacher.parameters(), *method.end_teacher.parameters()]
+    assert all(p.grad is None for p in teachers) and method.adapt.weight.grad is not None
+
+
+def test_rates_of_the_last_stage():
+    recipe = task().stages[FUTURE].recipe
+    rate = dict(recipe.groups)
+    assert recipe.lr == 1e-7 and set(rate.values()) == {1.5e-3} and "encoder.model.trajectory." in rate
+
+
+class Stops(PPT):
+    """Its power fails at a step."""
+
+    at = -1
+
+    def loss(self, batch, step):
+        if step.index == self.at:
+            raise InterruptedError("power")
+        return super().loss(batch, step)
+
+
+def test_all_stages_in_a_run_that_is_resumed_within_and_at_boundaries(tmp_path):
+    data = open_data("walkers", modality="track", limit=64)
+
+    def run(folder, stops):
+        for stop in stops:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                method = Stops(build(TINY), shares=(1.0, 1.0, 1.0, 1.0))
+            method.at = stop
+            plan = make_plan(method.recipe, len(data), batch_size=16, max_steps=8)
+            with suppress(InterruptedError):
+                fit(method, data, plan, folder, resume=True, progress=False, checkpoint_every=1)
+        return method.state_dict()
+
+    whole, parts = run(tmp_path / "whole", [-1]), run(tmp_path / "parts", [2, 5, 6, -1])
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_best_of_all_futures_apart_for_average_and_end():
+    data = open_data("walkers", modality="track", split="test", limit=40)
+    encoder = build(TINY).eval()
+    scores = {score.metric: score.value for score in forecast(encoder, data, data)}
+    points = encoder.relative(data.batch(range(40)))
+    with torch.no_grad():
+        error = (encoder.forecast(points[:, :8]) - points[:, None, 8:]).norm(dim=3)
+    average = np.mean([min(float(track[k].mean()) for k in range(3)) for track in error])
+    final = np.mean([min(float(track[k, -1]) for k in range(3)) for track in error])
+    assert scores["ADE"] == pytest.approx(average, rel=1e-5) and scores["FDE"] == pytest.approx(
+        final, rel=1e-5
+    )
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(UsageError, match="gpt"):
+        build("resnet18")
+    with pytest.raises(UsageError, match="tracks of 20 points, not of 12"):
+        build(TINY).relative({"track": torch.zeros(1, 1, 12, 2)})
+    with pytest.raises(UsageError, match="tells no future"):
+        PPT(build("raw"))
