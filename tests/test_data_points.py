@@ -151,6 +151,14 @@ def test_broken_files_say_why(name):
         opened(raw, name)
 
 
+def test_an_archive_is_not_unpacked_where_it_would_be_too_large(monkeypatch):
+    monkeypatch.setattr("pretask.data.formats.MAX_BYTES", 10_000)
+    raw = encoded(np.savez_compressed, points=np.zeros((5000, 3)))
+    assert len(raw) < 1000
+    with pytest.raises(Broken, match="large"):
+        opened(raw, "bomb.npz")
+
+
 def test_points_that_are_not_finite_are_left_out():
     rows = PLACES.copy()
     rows[3], rows[8] = np.nan, np.inf

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretask.data.formats import Broken
+from pretask.data.formats import Broken, check_bytes
 from pretask.errors import need
 
 POINTS = ("points", "pos", "xyz", "coords", "coordinates", "pc", "cloud", "data", "x", "arr_0")
@@ -104,6 +105,8 @@ def from_text(raw: bytes) -> Cloud:
 
 
 def from_npz(raw: bytes) -> Cloud:
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        check_bytes(sum(info.file_size for info in archive.infolist()))  # before anything is unpacked
     with np.load(io.BytesIO(raw), allow_pickle=False) as file:
         return cloud_of(*arrays_in(file))
 

@@ -73,7 +73,7 @@ def farthest_points(
     points: Float[Tensor, "batch points 3"], count: int, start: Int[Tensor, "batch"] | None = None
 ) -> Int[Tensor, "batch count"]:
     """Farthest point sampling (Eldar et al., 1997; PointNet++): each next point is the one farthest from all
-    that were taken.
+    that were taken. (The kernel of pointnet2_ops never takes points within 0.03 of the origin; this does.)
 
     Args:
         points: of which there are at least `count`.
