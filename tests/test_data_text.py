@@ -199,6 +199,10 @@ class TestParallel:
     def test_an_unknown_language(self, folder):
         with pytest.raises(UsageError, match="no language 'xx'; it has en, de, fr"):
             read(folder, languages="en,xx")
+        assert read(folder, languages=2).facts["languages"] == ["en", "de"]
+        assert read(folder, languages="1").facts.get("languages") is None
+        with pytest.raises(UsageError, match="no language of"):
+            read(folder, languages=0)
 
     def test_real_data(self, real_data):
         folder = real_data("multi30k")

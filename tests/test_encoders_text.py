@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tiny
+from pretask.api import encoder_and_data
 from pretask.encoders import build_encoder, load_encoder, save_encoder
 from pretask.encoders.text import LanguageHead, mean_over
 from pretask.errors import UsageError
@@ -81,6 +82,12 @@ def test_it_is_kept_and_built_again(tmp_path):
     twin = copy.deepcopy(encoder)
     assert torch.equal(twin.encode(batch).pooled, encoder.encode(batch).pooled)
     assert twin.table is not encoder.table
+
+
+def test_other_data_are_read_with_its_tokenizer(tmp_path):
+    (tmp_path / "other.txt").write_text("the sailor saw a sail\n" * 4)
+    encoder, dataset = encoder_and_data(make(), tmp_path / "other.txt", None, {})
+    assert dataset.inputs == encoder.inputs
 
 
 @pytest.mark.parametrize("kind", ["XLMRoberta", "Bert"])

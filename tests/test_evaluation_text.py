@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+import tiny
+from pretask import catalog
 from pretask.data import Dataset, open_data
 from pretask.encoders import build_encoder
 from pretask.encoders.features import Features
 from pretask.errors import UsageError
+from pretask.evaluation import trivial
 from pretask.evaluation.protocols import evaluate
+from pretask.evaluation.shortcuts import shortcuts
 from pretask.evaluation.text import bitext, found, transfer
 
 ENGLISH = [f"w{i} w{i + 1} w{i + 2}" for i in range(60)]
@@ -107,3 +111,17 @@ def test_transfer_learns_in_one_language_and_is_judged_in_the_other():
 
     score = transfer(Topics(dataset), dataset, dataset)[0]
     assert score.protocol == "transfer" and score.value == 1.0 and score.detail["layer"] == 1
+
+
+def test_trivial_statistics_of_text():
+    text = torch.tensor([[5.0, 70.0, 5.0, -1.0], [6.0, -1.0, -1.0, -1.0]])
+    assert trivial.text_length(text).tolist() == [[3.0], [1.0]]
+    counts = trivial.text_tokens(text)
+    assert counts[0, 5] == 2 and counts[0, 70 - 64] == 1 and counts[0].sum() == 3 and counts[1].sum() == 1
+
+
+def test_shortcuts_know_text():
+    """Word for word translations are as long as their sources: that alone finds some."""
+    rows = {row.statistic: row for row in shortcuts(tiny.task(catalog.find("infoxlm")), tiny.corpus())}
+    assert set(rows) == {"length", "tokens", "all"} and rows["all"].metric == "retrieval"
+    assert rows["length"].value > rows["length"].chance

@@ -143,8 +143,9 @@ def prepare_job(
         UsageError: something asked for does not exist or does not fit.
     """
     rows = rows_of(task) if isinstance(task, str) else []
-    if init is not None and (Path(init) / "config.yaml").is_file() and "image_size" not in reading:
-        reading = {**reading, "image_size": Run(init).config["encoder"]["inputs"].get("image_size")}
+    if init is not None and (Path(init) / "config.yaml").is_file():
+        inputs = Run(init).config["encoder"]["inputs"]
+        reading = {name: inputs.get(name) for name in ("image_size", "tokenizer", "max_length")} | reading
     dataset = open_training_data(rows, data, reading)
     train_set = dataset.pretraining_part
     if isinstance(task, str):

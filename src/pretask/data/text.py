@@ -70,7 +70,7 @@ def open_text(
     limit: int | None = None,
     max_broken: float = 0.2,
     workers: int | None = None,
-    languages: str | Sequence[str] | None = None,
+    languages: str | int | Sequence[str] | None = None,
     pairs: Literal["first", "all"] = "first",
     tokenizer: str | Path | None = None,
     vocab_size: int = 8000,
@@ -85,7 +85,8 @@ def open_text(
         limit: at most so many samples, spread evenly over the source.
         max_broken: the largest share of unreadable lines that is put up with.
         workers: without effect: nothing is left to decode.
-        languages: which of a parallel text, in this order (`en,de`); a single one leaves the others out.
+        languages: which of a parallel text, in this order (`en,de`), or the first so many (2); a single
+            one leaves the others out.
         pairs: a sample for the first language with each of the others, or for each two.
         tokenizer: a `tokenizer.json`, its text, or a name on the hub; default byte-pair encoding learned
             from the lines (of the training split, where there is one).
@@ -135,16 +136,20 @@ def open_text(
     return dataset if limit is None else dataset.subset(spread(len(dataset), limit))
 
 
-def chosen(corpus: Corpus, languages: str | Sequence[str] | None) -> Corpus:
-    """Only these languages, in this order.
+def chosen(corpus: Corpus, languages: str | int | Sequence[str] | None) -> Corpus:
+    """Only these languages, in this order, or only the first so many.
 
     Raises:
         UsageError: one of them is not there.
     """
     if languages is None:
         return corpus
-    wanted = languages.split(",") if isinstance(languages, str) else list(languages)
+    if str(languages).isdigit():
+        languages = corpus.languages[: int(str(languages))]
+    wanted = languages.split(",") if isinstance(languages, str) else list(languages)  # type: ignore[arg-type]
     wanted = [name.strip() for name in wanted]
+    if not wanted:
+        raise UsageError(f"no language of {corpus.name} is asked for; it has {', '.join(corpus.languages)}")
     for name in wanted:
         if name not in corpus.languages:
             raise UsageError(f"{corpus.name} has no language '{name}'; it has {', '.join(corpus.languages)}")

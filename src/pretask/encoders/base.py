@@ -37,6 +37,11 @@ class Encoder(nn.Module):
         """What protocols judge and `embed` writes: the features of a batch as it is read."""
         return self(batch[self.modality])
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Settings by which a reader makes other data fit this encoder."""
+        return {}
+
     def describe(self) -> dict[str, Any]:
         """What builds this network again, as plain data."""
         return {"modality": self.modality, "name": self.name, "inputs": self.inputs}

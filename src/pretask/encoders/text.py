@@ -87,6 +87,10 @@ class TextEncoder(Encoder):
         self.register_buffer("words", words.nonzero().flatten(), persistent=False)
 
     @property
+    def reading(self) -> dict[str, Any]:
+        return self.inputs
+
+    @property
     def table(self) -> Float[Tensor, "vocab embed_dim"]:
         """The tokens' embeddings."""
         return self.model.get_input_embeddings().weight
@@ -146,6 +150,10 @@ class BagOfTokens(Encoder):
         self.vocabulary = tokenizer_of(inputs["tokenizer"]).vocabulary
         self.dim = min(self.vocabulary.size, HASHED)
         self.max_length, self.depth = inputs["max_length"], 0
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        return self.inputs
 
     def forward(
         self, tokens: Int[Tensor, "batch length"], attention: Bool[Tensor, "batch length"] | None = None

@@ -1,6 +1,6 @@
 """Statistics of a sample that take no understanding: what a shortcut could live on.
 
-Each takes pictures (N, C, H, W) in [0, 1] to (N, features).
+Each takes pictures (N, C, H, W) in [0, 1], or texts (N, L) as tokens with padding -1, to (N, features).
 """
 
 from collections.abc import Callable
@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 Pictures = Float[Tensor, "items chans h w"]
+Texts = Float[Tensor, "items length"]
 Statistic = Float[Tensor, "items features"]
 
 EPS = 1e-6
+GROUPS = 64
 
 
 def mean_colour(image: Pictures) -> Statistic:
@@ -78,6 +80,18 @@ def sharpness(image: Pictures) -> Statistic:
     return torch.stack([(part.abs().mean((1, 2, 3)) + EPS).log() for part in parts], dim=1)
 
 
+def text_length(text: Texts) -> Statistic:
+    """How many tokens: a translation is about as long as its source."""
+    return (text >= 0).float().sum(1, keepdim=True)
+
+
+def text_tokens(text: Texts) -> Statistic:
+    """How often each of 64 groups of tokens occurs: names, numbers and signs are alike in many languages."""
+    there = (text >= 0).float()
+    group = text.long().clamp(min=0) % GROUPS
+    return there.new_zeros(len(text), GROUPS).scatter_add_(1, group, there)
+
+
 STATISTICS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
     "image": {
         "mean colour": mean_colour,
@@ -86,6 +100,7 @@ STATISTICS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
         "aberration": aberration,
         "JPEG grid": jpeg_grid,
         "sharpness": sharpness,
-    }
+    },
+    "text": {"length": text_length, "tokens": text_tokens},
 }
 """By modality and name."""
