@@ -19,13 +19,15 @@ MEANING = {
     "lidar": ("LiDAR", "how many directions tell pictures apart; needs no labels; higher is better"),
     "alpha_req": ("α-ReQ", "how fast the features' spectrum decays; needs no labels; about 1 is best"),
     "retrieval": ("Retrieval", "whether the pictures found for a picture are of its class"),
+    "bitext": ("Bitext retrieval", "whether a sentence finds its translation among all others, both ways"),
+    "transfer": ("Transfer", "a classifier that learned in one language, judged in another"),
     "collapse": ("Spread", "how different the features of different samples are; zero is collapse"),
     "uniformity": ("Uniformity", "how evenly features fill their space; lower is better"),
     "alignment": ("Alignment", "how close two views of one picture lie; lower is better"),
 }
 """Name and meaning of a protocol for someone who has not met it."""
 
-LABELLED = ("linear", "knn", "finetune", "fewshot", "retrieval")
+LABELLED = ("linear", "knn", "finetune", "fewshot", "retrieval", "bitext", "transfer")
 """Protocols that say what an encoder is worth, the most telling first."""
 
 BASELINES = {"random": "the same network untrained", "pixels": "the raw pixels"}
