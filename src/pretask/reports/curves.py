@@ -180,6 +180,7 @@ PLAIN = {
     "lr": ("Learning rate", "How large a step the optimiser takes."),
     "weight_decay": ("Weight decay", "How strongly weights are pulled towards zero."),
     "samples_per_second": ("Speed", "Samples a second."),
+    "utilisation": ("Utilisation", "Share of the arithmetic the machine could do that the run did."),
 }
 """Title and meaning of columns that every run has."""
 
@@ -223,7 +224,8 @@ def charts(record: Record) -> list[Chart]:
             found.append(
                 Chart(name.replace("_", " ").capitalize(), "What the task reports.", [Series(name, x, y, 2)])
             )
-    for key, color in (("watch/rankme", 3), ("watch/feature_std", 3), ("lr", 4), ("samples_per_second", 5)):
+    colors = {"watch/rankme": 3, "watch/feature_std": 3, "lr": 4, "samples_per_second": 5, "utilisation": 5}
+    for key, color in colors.items():
         if key in record.curves:
             title, note = PLAIN[key]
             x, y = record.curves[key]
