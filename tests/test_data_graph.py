@@ -12,6 +12,7 @@ from pretask.data.batch import take
 from pretask.data.graph import select
 from pretask.data.links import non_links, split_links
 from pretask.errors import DataError, UsageError
+from pretask.pretexts.graph import with_self_loops
 
 EDGES = np.array([[0, 1, 1, 3, 3, 2], [1, 0, 2, 3, 4, 1]])  # once twice, once a loop, one direction each
 X = np.arange(15, dtype=np.float32).reshape(5, 3) ** 2
@@ -209,6 +210,13 @@ class TestBatches:
         assert moved is graph.to(torch.device("meta")) and moved is moved.to("meta")
         assert moved.x.is_meta and moved.edge_index.is_meta and not graph.x.is_meta
         assert moved.to("cpu") is graph and graph.to("cpu") is graph and graph.pin_memory() is graph
+
+    def test_what_is_made_of_it_is_made_once_on_each_device(self):
+        graph = open_data("karate").batch([0])["graph"]
+        first = with_self_loops(graph)
+        assert with_self_loops(graph) is first and first.edge_index.shape[1] == 2 * 78 + 34
+        assert graph.to("meta").once("looped", lambda: "made there") == "made there"
+        assert sorted(graph.keys()) == ["edge_index", "x"], "nothing is among the graph's own entries"
 
     def test_selected_graphs_are_pygs_batch(self):
         generator = torch.Generator().manual_seed(0)

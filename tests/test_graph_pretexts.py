@@ -1,6 +1,7 @@
 """What is hidden of a graph, held to loops and to PyG."""
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from torch_geometric.utils import k_hop_subgraph
@@ -26,6 +27,8 @@ from pretask.pretexts.graph import (
     surroundings,
     with_self_loops,
 )
+from pretask.reports.panels import draw
+from pretask.task import Panel
 
 
 def dice(seed: int = 0) -> torch.Generator:
@@ -192,3 +195,18 @@ class TestPicture:
         plain = {(a, b) for a, b in as_set(whole) if a != b}
         assert as_set(shown.edge_index) | as_set(shown.dropped) == plain
         assert not as_set(shown.edge_index) & as_set(shown.dropped) and shown.dropped.shape[1] > 0
+
+    def test_it_is_drawn(self, graph):
+        """Dropped edges are red, hidden nodes hollow, and everything else lies where it lay."""
+        nodes = surroundings(graph.edge_index, 7, 30, 900)
+        kept = torch.arange(graph.edge_index.shape[1]) % 2 == 0
+        kept &= graph.edge_index[0] < graph.edge_index[1]  # both directions of an edge go together
+        plain, half, hollow = (
+            np.asarray(draw(Panel("x", picture(graph, nodes, *args, **marks), kind="graph"))).astype(int)
+            for args, marks in (((), {}), ((kept,), {}), ((), {"hidden": torch.ones(900)}))
+        )
+        red = [((p[..., 0] - p[..., 1]) > 50).sum() for p in (plain, half)]
+        assert red[0] == 0 and red[1] > 20
+        light = [(p.min(-1) > 240).sum() for p in (plain, hollow)]
+        assert light[1] > light[0] + len(nodes), "a hollow node shows the paper"
+        assert (plain != hollow).any(-1).mean() < 0.05

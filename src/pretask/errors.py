@@ -1,6 +1,7 @@
 """Errors a user can act on, and the import of optional packages."""
 
 import importlib
+import warnings
 from types import ModuleType
 
 
@@ -23,7 +24,9 @@ def need(module: str, extra: str) -> ModuleType:
         PretaskError: the package is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():  # what packages say of each other when imported is not for the user
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
     except ImportError as error:
         raise PretaskError(
             f"this needs the package '{module}', which is not installed: pip install 'pretask[{extra}]'"

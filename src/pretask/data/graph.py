@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,15 +36,25 @@ DEGREES = 64  # columns that tell a node's number of neighbours, where nodes hav
 
 
 class WholeGraph(geometric.Data):
-    """A graph that all batches share: it goes to a device once and is at hand there from then on."""
+    """A graph that all batches share and nobody changes: it goes to a device once and is at hand there from
+    then on, and so is what is made of it."""
 
     def to(self, device: torch.device | str, *args: Any, **kwargs: Any) -> Any:
         """The same graph on a device. Unlike PyG's own this one stays where it is, as a tensor does."""
         place = torch.empty(0, device=device).device
         places: dict[torch.device, WholeGraph] = self.__dict__.setdefault("places", {self.x.device: self})
         if place not in places:
-            places[place] = geometric.Data.to(copy.copy(self), place)
+            moved = copy.copy(self)
+            moved.__dict__["made"] = {}
+            places[place] = geometric.Data.to(moved, place)
         return places[place]
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made when it is first asked for by this name."""
+        made = self.__dict__.setdefault("made", {})
+        if name not in made:
+            made[name] = make()
+        return made[name]
 
     def pin_memory(self, *args: Any) -> WholeGraph:
         """This graph: it is moved but once."""

@@ -45,7 +45,12 @@ def permutation(count: int, generator: torch.Generator) -> Int[Tensor, "count"]:
 
 
 def with_self_loops(graph: Any) -> Graph:
-    """The graph with one self-loop at every node, edges grouped by their first node."""
+    """The graph with one self-loop at every node, edges grouped by their first node. Made once of a graph that
+    keeps what is made of it (`data.graph.WholeGraph`)."""
+    return graph.once("looped", lambda: looped(graph)) if hasattr(graph, "once") else looped(graph)
+
+
+def looped(graph: Any) -> Graph:
     count, (row, column) = len(graph.x), graph.edge_index.unbind(0)
     plain = row != column
     if not bool(plain.all()):
