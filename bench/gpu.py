@@ -112,14 +112,12 @@ def our_step(
 ):
     task = build_task(slug, encoder, options).to(device).train()
     if scale.compile:
-        for module in task.modules():
-            if type(module) is type(task.encoder):
-                module.compile()
+        task.compile()
     counter = [0]
 
     def loss() -> Tensor:
         counter[0] += 1
-        return task.total(task.loss(batch, Step.at(counter[0], 10_000, 100, 0, device)))
+        return task.total(task(batch, Step.at(counter[0], 10_000, 100, 0, device)))
 
     return task, step_of(task, loss, device)
 

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
 PART: ContextVar[tuple[int, int]] = ContextVar("PART", default=(0, 1))
 
 
@@ -27,6 +26,7 @@ def part_of(number: int, parts: int) -> Iterator[None]:
         PART.reset(token)
 
 
+@torch.compiler.disable  # a graph cannot hold a generator: it ends before a draw and goes on behind it
 def own_rows(draw: Callable[[int], Tensor], batch: int) -> Tensor:
     """Rows of this process, and of this part of its batch, out of `draw(rows of all)`."""
     number, parts = PART.get()
