@@ -52,6 +52,7 @@ def feed(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
                 continue
 
     def read() -> None:
+        torch.cuda.set_device(device)  # or it would take memory of the first GPU
         try:
             for batch in batches:
                 put(pinned(batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -98,8 +99,7 @@ def fit(
     run = Run(
         fabric, task, dataset, plan, Path(folder), seed, accumulate, workers, compile, sheets, note, progress
     )
-    gpus = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), Signals() as signals:
+    with reproducible(fabric.device), Signals() as signals:
         run.begin(resume, loggers)
         try:
             if run.index < plan.steps:
@@ -111,6 +111,19 @@ def fit(
     if fabric.is_global_zero and not path.is_file():
         save_encoder(task.encoder, path)  # type: ignore[arg-type]  # a task's may be any module
     fabric.barrier()
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Convolutions that give the same every time; afterwards all is as the caller had it, randomness, too."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 @dataclass
@@ -170,8 +183,9 @@ class Run:
         engine, task = self.engine, self.task.to(self.engine.device)
         if not task.training:  # a task in training keeps the parts of it that are not
             task.train()
-        if engine.device.type == "cuda" and any(isinstance(m, nn.Conv2d) for m in task.modules()):
-            task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as tensor cores like it
+        for module in task.modules() if engine.device.type == "cuda" else ():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # for tensor cores
         if type(task).prepare is not PretextTask.prepare:
             task.prepare(self.whole_data(), self.plan.num_samples)
         pending = []
