@@ -32,7 +32,7 @@ def build_task(slugs: str, encoder: nn.Module, options: dict[str, Any] | None = 
     names = slugs.split("+")
     if len(names) == 1:
         return task_class(slugs)(encoder, **config.check(slugs, given))
-    own = {name: {} for name in names}
+    own: dict[str, dict[str, Any]] = {name: {} for name in names}
     balance = config.parse(given.pop("balance", "sum"), Literal["sum", "pareto"], "balance")
     for key, value in given.items():
         slug, dot, option = key.partition(".")

@@ -20,13 +20,16 @@ class Joint(PretextTask):
             says how much each counts (MGDA; see `objectives.balance`).
 
     Raises:
-        UsageError: the tasks do not share one encoder.
+        UsageError: the tasks do not share one encoder, or one of them has players or stages.
     """
 
     def __init__(self, tasks: dict[str, PretextTask], balance: Literal["sum", "pareto"] = "sum"):
         first = next(iter(tasks.values()))
         if any(task.encoder is not first.encoder for task in tasks.values()):
             raise UsageError("joint tasks must share one encoder")
+        apart = next((name for name, task in tasks.items() if task.players or task.stages), None)
+        if apart is not None:
+            raise UsageError(f"{apart} has players or stages of its own: it cannot be trained jointly")
         super().__init__(first.encoder)
         self.tasks = nn.ModuleDict(tasks)
         self.recipe, self.balance = first.recipe, balance
@@ -34,9 +37,13 @@ class Joint(PretextTask):
             f"{name}/{term}": weight for name, task in tasks.items() for term, weight in task.weights.items()
         }
 
+    @property
+    def parts(self) -> dict[str, PretextTask]:
+        return dict(self.tasks.items())  # type: ignore[arg-type]  # it knows only of modules
+
     def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
         kept = list(batches)
-        for task in self.tasks.values():
+        for task in self.parts.values():
             task.prepare(kept, num_samples)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
@@ -51,20 +58,20 @@ class Joint(PretextTask):
         return losses
 
     def terms(self, batch: Batch, step: Step) -> Iterator[tuple[str, Tensor]]:
-        for name, task in self.tasks.items():
+        for name, task in self.parts.items():
             for term, value in task.loss(batch, step).items():
                 yield f"{name}/{term}", value
 
     def after_backward(self, step: Step) -> None:
-        for task in self.tasks.values():
+        for task in self.parts.values():
             task.after_backward(step)
 
     def after_step(self, step: Step) -> None:
-        for task in self.tasks.values():
+        for task in self.parts.values():
             task.after_step(step)
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
-        sheets = [task.preview(batch, step) for task in self.tasks.values()]
+        sheets = [task.preview(batch, step) for task in self.parts.values()]
         return Sheet(
             " + ".join(sheet.title for sheet in sheets),
             " / ".join(sheet.note for sheet in sheets),
@@ -74,6 +81,6 @@ class Joint(PretextTask):
     def chance(self, batch_size: int) -> dict[str, float]:
         return {
             f"{name}/{term}": value
-            for name, task in self.tasks.items()
+            for name, task in self.parts.items()
             for term, value in task.chance(batch_size).items()
         }
