@@ -8,6 +8,7 @@ import json
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,30 +133,37 @@ def from_aligned(name: str, groups: Mapping[str, Mapping[str, Path]]) -> Corpus:
     Raises:
         DataError: the files of a group have different numbers of lines.
     """
-    languages = ordered({language for files in groups.values() for language in files})
+    found = {
+        stem: {language: read_lines(path) for language, path in files.items()}
+        for stem, files in groups.items()
+    }
+    languages = ordered(found.values())
     corpus = Corpus(name, languages, [[] for _ in languages])
     parts: list[str | None] = []
-    for stem, files in groups.items():
-        found = {language: read_lines(path) for language, path in files.items()}
-        counts = {language: len(lines) for language, (lines, _) in found.items()}
+    for stem, files in found.items():
+        counts = {language: len(lines) for language, (lines, _) in files.items()}
         if len(set(counts.values())) > 1:
-            said = ", ".join(f"{files[language].name} {count}" for language, count in counts.items())
+            said = ", ".join(f"{groups[stem][language].name} {count}" for language, count in counts.items())
             raise DataError(
                 f"{name}: line i must say the same in every language, and the numbers of lines differ: {said}"
             )
         count = next(iter(counts.values()))
         for place, language in enumerate(languages):
-            corpus.lines[place] += found[language][0] if language in found else [""] * count
-        corpus.skipped += [item for _, skipped in found.values() for item in skipped]
+            corpus.lines[place] += files[language][0] if language in files else [""] * count
+        corpus.skipped += [item for _, skipped in files.values() for item in skipped]
         parts += [split_in_name(Path(stem))] * count
     corpus.parts = parts
     corpus.labels = [None] * len(corpus.parts)
     return corpus
 
 
-def ordered(languages: Iterable[str]) -> tuple[str, ...]:
-    """English first, where it is there: most corpora are translated from it."""
-    return tuple(sorted(languages, key=lambda language: (language != "en", language)))
+def ordered(groups: Iterable[Mapping[str, tuple[list[str], Any]]]) -> tuple[str, ...]:
+    """English first, where it is there, for most corpora are translated from it; then by how many lines there
+    are of a language."""
+    counts: Counter[str] = Counter()
+    for files in groups:
+        counts.update({language: len(lines) for language, (lines, _) in files.items()})
+    return tuple(sorted(counts, key=lambda language: (language != "en", -counts[language], language)))
 
 
 def aligned_groups(paths: Iterable[Path]) -> dict[str, dict[str, Path]]:

@@ -214,7 +214,8 @@ class InfoXLM(PretextTask):
             self.seen.append(key)
         counts = float(step.index >= self.xlco_start)
         found = info_nce(query, key, self.queue.rows, self.temperature, normalise=False)
-        step.metrics["momentum"] = torch.tensor(self.momentum_after(step.index + 1, step.total))
+        momentum = self.momentum_after(step.index + 1, step.total)
+        step.metrics["momentum"] = torch.tensor(momentum, device=query.device)
         return Part(counts * len(query) * found, torch.tensor(len(query), device=query.device))
 
     def loss(self, batch: Batch, step: Step) -> Losses:
