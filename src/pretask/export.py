@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pretask import __version__
+from pretask.encoders.base import Encoder
 from pretask.encoders.image import ConvEncoder, ImageEncoder
 from pretask.encoders.lens import LensedEncoder
 from pretask.encoders.weights import FILE, load_encoder, save_encoder
 from pretask.errors import UsageError, need
 from pretask.run import Run, write_text
 
-Format = Literal["timm", "safetensors", "onnx", "torch"]
-FORMATS: tuple[Format, ...] = ("timm", "safetensors", "onnx", "torch")
+Format = Literal["timm", "transformers", "safetensors", "onnx", "torch"]
+FORMATS: tuple[Format, ...] = ("timm", "transformers", "safetensors", "onnx", "torch")
 
 
 class Embedder(nn.Module):
@@ -37,22 +39,43 @@ def export(reference: str | Path, out: str | Path, format: Format = "timm") -> P
     Args:
         reference: a run folder, or anything `load_encoder` takes.
         out: the folder to write into.
-        format: `timm` (a folder `timm.create_model("local-dir:...")` reads), `safetensors` (the weights
-            with a header that rebuilds them here), `onnx`, or `torch` (a torch.export program).
+        format: `timm` (a folder `timm.create_model("local-dir:...")` reads), `transformers` (one that
+            `AutoModel.from_pretrained` reads), `safetensors` (the weights with a header that rebuilds them
+            here), `onnx`, or `torch` (a torch.export program).
 
     Raises:
-        UsageError: an unknown format.
+        UsageError: an unknown format, or one that does not fit what is encoded.
         PretaskError: a package the format needs is missing.
     """
     if format not in FORMATS:
         raise UsageError(f"format '{format}': one of {', '.join(FORMATS)}")
     encoder = load_encoder(reference).eval().cpu()
+    fitting = fits(encoder)
+    if format not in fitting:
+        raise UsageError(
+            f"a {encoder.modality} encoder is exported as {' or '.join(fitting)}, not as {format}"
+        )
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    writers = {"timm": write_timm, "safetensors": write_weights, "onnx": write_onnx, "torch": write_program}
+    writers: dict[str, Callable[[Any, Path], str]] = {
+        "timm": write_timm, "transformers": write_transformers, "safetensors": write_weights,
+        "onnx": write_onnx, "torch": write_program,
+    }  # fmt: skip
     usage = writers[format](encoder, folder)
     write_text(folder / "README.md", model_card(encoder, Path(reference), usage))
     return folder
+
+
+def fits(encoder: Encoder) -> list[Format]:
+    """The formats there are for an encoder; weights of any can be kept."""
+    if isinstance(encoder, ImageEncoder):
+        return ["timm", "safetensors", "onnx", "torch"]
+    return ["transformers", "safetensors"] if hasattr(encoder.model, "save_pretrained") else ["safetensors"]
+
+
+def write_transformers(encoder: Encoder, folder: Path) -> str:
+    encoder.model.save_pretrained(folder)
+    return f'from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("{folder.resolve()}").eval()\n'
 
 
 def write_timm(encoder: ImageEncoder, folder: Path) -> str:
@@ -90,7 +113,7 @@ def small_stem(encoder: ImageEncoder) -> bool:
     )
 
 
-def write_weights(encoder: ImageEncoder, folder: Path) -> str:
+def write_weights(encoder: Encoder, folder: Path) -> str:
     save_encoder(encoder, folder / FILE)
     return f'import pretask\n\nencoder = pretask.load_encoder("{folder.resolve()}").eval()\n'
 
@@ -127,14 +150,12 @@ def example(encoder: ImageEncoder) -> Tensor:
     return torch.rand(2, encoder.in_chans, encoder.image_size, encoder.image_size)
 
 
-def model_card(encoder: ImageEncoder, reference: Path, usage: str) -> str:
+def model_card(encoder: Encoder, reference: Path, usage: str) -> str:
     """What the encoder is, how it was made, what it was measured to be worth, how to load it."""
-    spec = encoder.spec
+    library = "timm" if isinstance(encoder, ImageEncoder) else "pretask"
     lines = [
-        "---", "library_name: timm", "tags: [self-supervised, pretask]", "---", "",
-        f"# {spec.name}", "",
-        f"- input: {encoder.in_chans} x {encoder.image_size} x {encoder.image_size}, pictures in [0, 1] "
-        f"normalised with mean {rounded(encoder.mean)} and std {rounded(encoder.std)}",
+        "---", f"library_name: {library}", "tags: [self-supervised, pretask]", "---", "",
+        f"# {encoder.name}", "", f"- input: {input_words(encoder)}",
         f"- output: {encoder.dim} features",
         f"- parameters: {sum(p.numel() for p in encoder.model.parameters()):,}",
         f"- written by pretask {__version__}",
@@ -147,10 +168,25 @@ def model_card(encoder: ImageEncoder, reference: Path, usage: str) -> str:
         lines += ["", "## What it was measured to be worth", ""]
         lines += [
             f"- {score.get('arm', 'encoder')}: {score['protocol']} {score['metric']} {score['value']:.4f} "
-            f"[{score['low']:.4f}, {score['high']:.4f}] on {score.get('data', 'its data')}"
+            f"{interval(score)}on {score.get('data', 'its data')}"
             for score in run.scores
         ] or ["Nothing was measured yet: `pretask evaluate` does."]
     return "\n".join([*lines, "", "## Use", "", "```python", usage.rstrip(), "```", ""])
+
+
+def input_words(encoder: Encoder) -> str:
+    """What the encoder is given."""
+    if isinstance(encoder, ImageEncoder):
+        return (
+            f"{encoder.in_chans} x {encoder.image_size} x {encoder.image_size}, pictures in [0, 1] "
+            f"normalised with mean {rounded(encoder.mean)} and std {rounded(encoder.std)}"
+        )
+    plain = {key: value for key, value in encoder.inputs.items() if isinstance(value, int | float | bool)}
+    return f"{encoder.modality} data" + "".join(f", {key} {value}" for key, value in plain.items())
+
+
+def interval(score: dict[str, Any]) -> str:
+    return "" if score["low"] is None else f"[{score['low']:.4f}, {score['high']:.4f}] "
 
 
 def rounded(values: Tensor) -> list[float]:

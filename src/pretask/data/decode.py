@@ -127,10 +127,11 @@ def fill(
 
 def load(store: Store, canvas: Canvas, rows: list[int]) -> tuple[Memory, dict[int, str]]:
     """Decode these rows into memory, with a thread a core; and those that cannot be, with the reason."""
+    names = [str(store.names[row]) for row in rows]
     if isinstance(store, Arrays):
         columns, broken = store.load(canvas, rows)
-        return Memory(columns), broken
+        return Memory(columns, names), broken
     columns = void(len(rows), canvas)
     with ThreadPoolExecutor(threads()) as pool:
         broken = dict(fill(columns, store, canvas, rows, pool))
-    return Memory(columns), broken
+    return Memory(columns, names), broken
