@@ -76,6 +76,23 @@ def open_points(
     if points < 1 or scans < 1 or window < 1:
         raise UsageError(f"points ({points}), scans ({scans}) and window ({window}) are whole numbers from 1")
     found = find_clouds(source, window)
+    rows = chosen(found, scans, split, limit)
+    numbers = (rows // scans).unique()
+    sizes, carried = look(found.store, numbers[spread(len(numbers), PROBED)].tolist())
+    width = min(carried, default=0) if features is None else features
+    dataset = decoded(found, rows, Reading(points, width, scale, scans, turn, noise), cache, max_broken)
+    dataset.workers = min(threads(), MOST_WORKERS) if workers is None else workers
+    if sizes:
+        dataset.facts["points a cloud"] = f"{min(sizes)} to {max(sizes)}, of which {points} are taken"
+    return dataset if split is None else part_of(dataset, split)
+
+
+def chosen(found: Source, scans: int, split: str | None, limit: int | None) -> Int[Tensor, "some"]:
+    """Which scans are wanted; the source's classes and parts are those of scans afterwards.
+
+    Raises:
+        UsageError: there is no such split.
+    """
     if scans > 1:
         split_scans(found, scans)
     rows = torch.arange(len(found.store.names) * scans)
@@ -85,16 +102,7 @@ def open_points(
         if found.parts is None or split not in found.part_names:
             raise no_split(found.name, split, found.part_names)
         rows = rows[found.parts == found.part_names.index(split)]
-    if limit is not None:
-        rows = rows[spread(len(rows), limit)]
-    numbers = (rows // scans).unique()
-    sizes, carried = look(found.store, numbers[spread(len(numbers), PROBED)].tolist())
-    width = min(carried, default=0) if features is None else features
-    dataset = decoded(found, rows, Reading(points, width, scale, scans, turn, noise), cache, max_broken)
-    dataset.workers = min(threads(), MOST_WORKERS) if workers is None else workers
-    if sizes:
-        dataset.facts["points a cloud"] = f"{min(sizes)} to {max(sizes)}, of which {points} are taken"
-    return dataset if split is None else part_of(dataset, split)
+    return rows if limit is None else rows[spread(len(rows), limit)]
 
 
 def look(store: Store, rows: list[int]) -> tuple[list[int], list[int]]:
