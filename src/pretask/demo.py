@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pretask.data import open_data
+from pretask.data import Dataset, open_data
+from pretask.encoders import Encoder
 from pretask.errors import UsageError
 from pretask.evaluation.protocols import evaluate, test_part
 from pretask.pretrain import draw_sheet, make_encoder, train
@@ -87,8 +88,8 @@ def clear(folder: Path, overwrite: bool) -> None:
         shutil.rmtree(folder / slug, ignore_errors=True)
 
 
-def measured(arm: str, encoder: Any, parts: tuple, seed: int) -> list[dict[str, Any]]:
-    found = evaluate(encoder, *parts, PROTOCOLS, seed)
+def measured(arm: str, encoder: Encoder, parts: tuple[Dataset, Dataset], seed: int) -> list[dict[str, Any]]:
+    found = evaluate(encoder, parts[0], parts[1], PROTOCOLS, seed)
     return [{**score.to_dict(), "arm": arm, "data": DATA} for score in found]
 
 

@@ -33,7 +33,7 @@ class Embedder(nn.Module):
         return self.encoder(image).pooled
 
 
-def export(reference: str | Path, out: str | Path, format: Format = "timm") -> Path:
+def export(reference: str | Path, out: str | Path, format: str = "timm") -> Path:
     """Write the encoder of a run for use without pretask.
 
     Args:

@@ -1,14 +1,13 @@
 """SimCLR: contrast teaches, and it needs strong colour distortion beside crops (Chen et al., 2020)."""
 
 from dataclasses import replace
-
-from torch import nn
+from typing import Any
 
 from pretask.methods.image.simclr import SimCLR
 from pretask.studies.claim import SMALL_RESNET, Arm, Claim, Comparison
 
 
-def without_colour(encoder: nn.Module) -> SimCLR:
+def without_colour(encoder: Any) -> SimCLR:
     task = SimCLR(encoder)
     task.view = replace(task.view, jitter=0.0, grey=0.0)
     return task

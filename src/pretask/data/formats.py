@@ -149,6 +149,7 @@ def check_pixels(size: tuple[int, ...]) -> None:
 def plain_tiff(raw: bytes) -> bool:
     """Whether Pillow reads all there is in it: one page of 8-bit grey, RGB, RGBA or palette."""
     try:
+        image: Any
         with TiffImagePlugin.TiffImageFile(io.BytesIO(raw)) as image:
             tags = image.tag_v2
             bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))

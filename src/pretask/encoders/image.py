@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -43,7 +44,7 @@ class ImageEncoder(Encoder):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, spec: EncoderSpec, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, model: Any, spec: EncoderSpec, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.model = model
         self.spec = spec
@@ -101,7 +102,7 @@ class PatchEncoder(ImageEncoder):
         num_prefix: class and register tokens in front of the patches.
     """
 
-    def __init__(self, model: nn.Module, spec: EncoderSpec, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, model: Any, spec: EncoderSpec, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__(model, spec, mean, std)
         self.patch_size: int = model.patch_embed.patch_size[0]
         self.grid: tuple[int, int] = model.patch_embed.grid_size
@@ -132,7 +133,7 @@ class PatchEncoder(ImageEncoder):
         """Patches with positions behind the class tokens, and the grid they lie on."""
         patches = self.model.patch_embed(self.normalise(image))  # (B, rows, columns, D)
         rows, columns = patches.shape[1:3]
-        if hidden is not None:
+        if hidden is not None and mask_token is not None:
             covered = hidden.view(-1, rows, columns, 1)
             patches = torch.where(covered, mask_token.to(patches.dtype), patches)
         return self.model._pos_embed(patches), (rows, columns)
@@ -224,6 +225,7 @@ def build(
     import timm
 
     import pretask.encoders.colour_net  # noqa: F401 - registers itself with timm
+    import pretask.encoders.dictionary  # noqa: F401 - so does this
 
     if spec.name == "unet":
         from pretask.encoders.denoiser import Denoiser
@@ -245,7 +247,7 @@ def build(
     try:
         model = timm.create_model(spec.name, pretrained=pretrained, **kwargs)
     except (RuntimeError, TypeError, ValueError) as error:
-        near = timm.list_models(f"*{spec.name.split('_')[0]}*")[:6]
+        near = get_close_matches(spec.name, timm.list_models(), n=5, cutoff=0.5)
         hint = f"; timm has for instance: {', '.join(near)}" if near else ""
         raise UsageError(f"encoder '{spec.name}' with {kwargs}: {error}{hint}") from error
     if (
@@ -281,8 +283,8 @@ def build_for(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     pretrained: bool = False,
-) -> ImageEncoder:
     lens: dict[str, Any] | None = None,
+) -> ImageEncoder:
     """An encoder from its name and what the data are: see `EncoderSpec` and `build`; `raw` is the pixels.
     With `lens`, what `LensedEncoder.inputs` says of it, there is a lens before it."""
     if name in ("raw", "pixels"):
@@ -290,7 +292,7 @@ def build_for(
 
         return PixelEncoder(image_size, in_chans)
     spec = EncoderSpec(name, in_chans, image_size, patch_size, pool)
-    encoder = build(spec, mean and tuple(mean), std and tuple(std), pretrained)
+    encoder = build(spec, tuple(mean) if mean else None, tuple(std) if std else None, pretrained)
     if lens is None:
         return encoder
     from pretask.encoders.lens import LensedEncoder, LensNet

@@ -35,7 +35,8 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch tokens dim"]:
         parts = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         rate = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*parts, dropout_p=rate, is_causal=causal)
+        query, key, value = parts.unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=causal)
         x = x + self.drop(self.proj(mixed.transpose(1, 2).flatten(2)))
         return x + self.drop(self.mlp(self.norm2(x)))
 
@@ -59,14 +60,15 @@ class TrackGPT(nn.Module):
         self.embed = nn.Linear(2, width)
         self.position = nn.Embedding(length + 1, width)
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        blocks = [Block(width, heads, dropout) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.position.weight, std=0.02)
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        for block in self.blocks:
+        for block in blocks:
             nn.init.normal_(block.proj.weight, std=0.02 / (2 * depth) ** 0.5)
 
     def forward(

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 Pool = Literal["token", "avg", "token+avg"]
 Precision = Literal["32", "bf16"]
 SAMPLED = 64  # samples whose content stands for a data set's
+
+
+def as_pool(text: str | None) -> Pool | None:
+    """A way of pooling by name.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    for pool in get_args(Pool):
+        if pool == text:
+            return pool
+    if text is None:
+        return None
+    raise UsageError(f"pool must be {', '.join(get_args(Pool))}, not '{text}'")
 
 
 def pooled(features: Features, pool: Pool | None) -> Float[Tensor, "batch dim"]:
@@ -68,7 +82,7 @@ def frozen(encoder: nn.Module, device: torch.device | str | None = None) -> Iter
 
 
 def compute(
-    encoder: nn.Module,
+    encoder: Any,
     dataset: Dataset,
     batch_size: int,
     device: torch.device | str | None,
@@ -95,7 +109,7 @@ def weights_hash(encoder: nn.Module) -> str:
     digest = hashlib.sha256(repr(encoder).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -103,13 +117,13 @@ def data_hash(dataset: Dataset) -> str:
     """Names a data set by its description, labels and the content of samples spread over it."""
     digest = hashlib.sha256(json.dumps(dataset.describe(), sort_keys=True, default=str).encode())
     if dataset.labels is not None:
-        digest.update(dataset.labels.numpy())
+        digest.update(dataset.labels.numpy().data)
     rows = torch.linspace(0, len(dataset) - 1, min(SAMPLED, len(dataset))).long()
     for key, value in sorted(dataset.batch(rows).items()):
         inside = value.to_dict().values() if hasattr(value, "to_dict") else [value]  # a graph's tensors
         for tensor in (part for part in inside if isinstance(part, Tensor)):
             digest.update(key.encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from pretask.evaluation.linear import Scale, fit_logistic
-from pretask.evaluation.score import Labelled, Score, seed_interval
+from pretask.evaluation.score import Known, Score, seed_interval
 from pretask.evaluation.splits import few
 
 SHOTS = (1, 5, 10)
 
 
 def fewshot(
-    train: Labelled, test: Labelled, *, shots: tuple[int, ...] = SHOTS, repeats: int = 10, seed: int = 0
+    train: Known, test: Known, *, shots: tuple[int, ...] = SHOTS, repeats: int = 10, seed: int = 0
 ) -> list[Score]:
     """Logistic regression on a few labelled items of each class, drawn anew `repeats` times.
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pretask.evaluation.score import Labelled, Score, accuracy_score, bootstrap_interval
+from pretask.evaluation.score import Known, Score, accuracy_score, bootstrap_interval
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
@@ -36,8 +36,8 @@ def vote(
 
 
 def knn(
-    train: Labelled,
-    test: Labelled,
+    train: Known,
+    test: Known,
     *,
     ks: tuple[int, ...] = KS,
     k: int = 20,
@@ -67,13 +67,13 @@ def knn(
         size: vote(similarity[:, :size], labels[:, :size], classes, temperature).argmax(1)
         for size in dict.fromkeys(min(size, len(x)) for size in (*ks, k))
     }
-    by_k = {str(size): float((answer == y_test).double().mean()) for size, answer in answers.items()}
+    by_k = {str(size): float(answer.eq(y_test).double().mean()) for size, answer in answers.items()}
     k = min(k, len(x))
     return [accuracy_score("knn", "accuracy", answers[k], y_test, seed, k=k, by_k=by_k)]
 
 
 def retrieval(
-    train: Labelled, test: Labelled, *, ks: tuple[int, ...] = (1, 5, 10), memory: int = MEMORY, seed: int = 0
+    train: Known, test: Known, *, ks: tuple[int, ...] = (1, 5, 10), memory: int = MEMORY, seed: int = 0
 ) -> list[Score]:
     """Test items look for training items of their class by cosine similarity.
 

@@ -6,7 +6,7 @@ They rank encoders of one width on one data set; across widths or numbers of sam
 from __future__ import annotations
 
 from math import exp, isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ def lidar(views: Float[Tensor, "images views dim"], delta: float = 1e-4, eps: fl
 
 
 def view_features(
-    encoder: nn.Module,
+    encoder: Any,
     dataset: Dataset,
     images: int,
     views: int,

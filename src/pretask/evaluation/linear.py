@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pretask.evaluation.score import Labelled, Score, accuracy_score
+from pretask.evaluation.score import Known, Score, accuracy_score
 from pretask.evaluation.splits import stratified
 
 PENALTIES = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -217,7 +217,7 @@ class Chosen(NamedTuple):
 
 
 def fit_chosen(
-    train: Labelled,
+    train: Known,
     *,
     penalties: tuple[float, ...] = PENALTIES,
     validation: float = 0.2,
@@ -249,8 +249,8 @@ def fit_chosen(
 
 
 def linear(
-    train: Labelled,
-    test: Labelled,
+    train: Known,
+    test: Known,
     *,
     penalties: tuple[float, ...] = PENALTIES,
     validation: float = 0.2,

@@ -95,7 +95,7 @@ def ood(
     assert y is not None
     source = "the one given"
     if head is None:
-        chosen = fit_chosen(train, seed=seed)
+        chosen = fit_chosen((x, y), seed=seed)
         head, source = head_of(chosen.model), f"logistic regression on frozen features, L2 {chosen.penalty:g}"
     values = score_all(Known(x, y, head), {"known": test[0], **outside})
     scores: list[Score] = []

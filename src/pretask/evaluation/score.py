@@ -10,8 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pretask.errors import UsageError
+
 Labelled = tuple[Float[Tensor, "items dim"], Int[Tensor, "items"] | None]
 """Features and labels; no labels where there are none."""
+
+Known = tuple[Float[Tensor, "items dim"], Int[Tensor, "items"]]
+"""Features and labels, where every label is known."""
 
 LEVEL = 0.95
 CHUNK = 2_000_000  # resampled items held at once
@@ -94,9 +99,15 @@ def accuracy_score(
     return Score(protocol, metric, float(right.mean()), low, high, len(truth), detail, right)
 
 
-def known_labels(part: Labelled) -> Labelled:
-    """Without the samples whose label is unknown (negative)."""
+def known_labels(part: Labelled) -> Known:
+    """Without the samples whose label is unknown (negative).
+
+    Raises:
+        UsageError: there are no labels at all.
+    """
     x, y = part
-    if y is None or bool((y >= 0).all()):
-        return part
+    if y is None:
+        raise UsageError("these data have no labels")
+    if bool((y >= 0).all()):
+        return x, y
     return (x[y >= 0], y[y >= 0])

@@ -15,7 +15,7 @@ from pretask.errors import UsageError
 from pretask.evaluation.features import frozen, to_device
 from pretask.evaluation.knn import neighbours
 from pretask.evaluation.linear import linear
-from pretask.evaluation.score import Score, bootstrap_interval
+from pretask.evaluation.score import Score, bootstrap_interval, known_labels
 from pretask.pretexts.text import read_pair
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def transfer(
     right = found_by_layer(source[:, chosen], target[:, chosen], languages[chosen])
     layer = int(right.mean(1).argmax())
     _, judged, _ = read(encoder, test_set, device)
-    score = linear((source[layer], train_set.labels), (judged[layer], test_set.labels), seed=seed)[0]
+    taught, asked = (source[layer], train_set.labels), (judged[layer], test_set.labels)
+    score = linear(*map(known_labels, (taught, asked)), seed=seed)[0]
     return [Score("transfer", score.metric, score.value, score.low, score.high, score.n,
                   {**score.detail, "layer": layer}, score.items)]  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pretask.encoders import Encoder
+from pretask.encoders.tracks import TrackEncoder
 from pretask.errors import UsageError
 from pretask.evaluation.features import frozen, to_device
 from pretask.evaluation.score import Score, bootstrap_interval
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def forecast(
-    encoder: nn.Module,
+    encoder: Encoder,
     train_set: Dataset,
     test_set: Dataset,
     *,
@@ -30,7 +32,7 @@ def forecast(
     Raises:
         UsageError: the encoder tells no futures.
     """
-    if not hasattr(encoder, "forecast"):
+    if not isinstance(encoder, TrackEncoder):
         raise UsageError(f"{type(encoder).__name__} tells no future: forecast needs a network of tracks")
     average: list[Tensor] = []
     final: list[Tensor] = []
@@ -41,7 +43,7 @@ def forecast(
             error = (futures - points[:, None, encoder.past :]).norm(dim=3)  # (B, candidates, future)
             average.append(error.mean(2).amin(1).cpu())
             final.append(error[:, :, -1].amin(1).cpu())
-    detail = {"candidates": futures.shape[1], "lower is better": True}
+    detail: dict[str, object] = {"candidates": futures.shape[1], "lower is better": True}
     return [score(name, torch.cat(parts), seed, detail) for name, parts in (("ADE", average), ("FDE", final))]
 
 

@@ -80,5 +80,5 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
     """What the comparisons together say of the claim."""
     if all(verdict == "holds" for verdict in verdicts):
         return "holds"
-    failed = "does not hold at this scale"
+    failed: Verdict = "does not hold at this scale"
     return failed if failed in verdicts else "inconclusive"
