@@ -168,6 +168,14 @@ class TestFiles:
                 opened(source)
         with pytest.raises(DataError, match="no 'nowhere.npz'"):
             opened("nowhere.npz")
+        (tmp_path / "none.edges").write_text("# nobody\n")
+        with pytest.raises(DataError, match="holds no nodes"):
+            opened(tmp_path / "none.edges")
+        with pytest.raises(DataError, match="beside a list of edges"):
+            opened(tmp_path / "data.npz", features="x.csv")
+        (tmp_path / "latin.edges").write_bytes(b"caf\xe9 bar\n")
+        with pytest.raises(DataError, match="cannot be read"):
+            opened(tmp_path / "latin.edges")
         (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 broken")
         with pytest.raises(DataError, match="cannot be read"):
             opened(tmp_path / "bad.npz")

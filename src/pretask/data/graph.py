@@ -168,6 +168,8 @@ def assemble(found: Found, scale: Scale, hide_links: bool, max_broken: float) ->
         DataError: edges, features, labels and splits do not fit each other.
     """
     count = found.num_nodes
+    if count == 0:
+        raise DataError(f"{found.name} holds no nodes")
     edges = both_directions(found.edges, count, found.name)
     x = torch.from_numpy(np.ascontiguousarray(node_features(found, edges), dtype=np.float32))
     if not x.isfinite().all():
@@ -210,7 +212,7 @@ def both_directions(edges: np.ndarray, count: int, name: str) -> Int[Tensor, "2 
     one, other = torch.from_numpy(edges.astype(np.int64)).unbind(0)
     there = one != other
     flat = torch.cat([one * count + other, other * count + one])[there.repeat(2)].unique()
-    return torch.stack([flat // max(count, 1), flat % max(count, 1)])
+    return torch.stack([flat // count, flat % count])
 
 
 def node_features(found: Found, edges: Int[Tensor, "2 edges"]) -> np.ndarray:

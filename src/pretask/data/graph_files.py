@@ -68,6 +68,10 @@ def read_graph(path: Path, features: str | Path | None = None, labels: str | Pat
     Raises:
         DataError: there is no graph in it, or it cannot be read.
     """
+    if (features or labels) and path.suffix.lower() not in TABLES:
+        raise DataError(
+            f"{path}: tables of features and labels stand beside a list of edges ({', '.join(TABLES)})"
+        )
     try:
         if path.is_dir():
             return from_folder(path)
@@ -82,7 +86,7 @@ def read_graph(path: Path, features: str | Path | None = None, labels: str | Pat
             tables = [None if table is None else Path(table) for table in (features, labels)]
             return from_edges(path, tables[0], tables[1])
         raise refused(path)
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, ValueError, KeyError, IndexError) as error:
+    except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"{path} cannot be read as a graph: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -43,7 +43,7 @@ def split_links(edge_index: Int[Tensor, "2 edges"], count: int, seed: int = 0) -
     )
     stay = once[:, kept]
     flat = torch.cat([stay[0] * count + stay[1], stay[1] * count + stay[0]]).sort().values
-    return Links(torch.stack([flat // max(count, 1), flat % max(count, 1)]), once[:, val], once[:, test])
+    return Links(torch.stack([flat // count, flat % count]), once[:, val], once[:, test])
 
 
 def non_links(
