@@ -22,7 +22,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("auto", "ddp", "fsdp")
 
 NEW_NAME = "forward_sync_buffers"
-NO_BROADCAST = {
+NO_BROADCAST: dict[str, Any] = {
     NEW_NAME
     if NEW_NAME in inspect.signature(DistributedDataParallel).parameters
     else "broadcast_buffers": False

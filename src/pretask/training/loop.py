@@ -93,24 +93,15 @@ def fit(
         SystemExit: likewise after SIGTERM.
     """
     check(task)
+    if accumulate < 1 or checkpoint_every < 1:
+        raise UsageError(
+            f"accumulate and checkpoint_every must be positive: {accumulate}, {checkpoint_every}"
+        )
     fabric = make_fabric(precision, devices, nodes, strategy)
     fabric.launch()
-    home = next(iter(task.state_dict().values())).device
-    run = Run(
+    Run(
         fabric, task, dataset, plan, Path(folder), seed, accumulate, workers, compile, sheets, note, progress
-    )
-    with reproducible(fabric.device), Signals() as signals:
-        run.begin(resume, loggers)
-        try:
-            if run.index < plan.steps:
-                run.go(signals, checkpoint_every)
-        finally:
-            run.end()
-    task.to(home)
-    path = run.folder / "encoder.safetensors"
-    if fabric.is_global_zero and not path.is_file():
-        save_encoder(task.encoder, path)  # type: ignore[arg-type]  # a task's may be any module
-    fabric.barrier()
+    ).all(resume, loggers, checkpoint_every)
 
 
 @contextmanager
@@ -170,6 +161,22 @@ class Run:
             "task": type(self.task).__name__, "seed": self.seed, "batch_size": self.plan.batch_size,
             "accumulate": self.parts, "samples": self.plan.num_samples,
         }  # fmt: skip
+
+    def all(self, resume: bool, loggers: Sequence[str], checkpoint_every: int) -> None:
+        """The run from where it stands to its end, and the encoder."""
+        home = next(iter(self.task.state_dict().values())).device
+        with reproducible(self.fabric.device), Signals() as signals:
+            self.begin(resume, loggers)
+            try:
+                if self.index < self.plan.steps:
+                    self.go(signals, checkpoint_every)
+            finally:
+                self.end()
+        self.task.to(home)
+        path = self.folder / "encoder.safetensors"
+        if self.main and not path.is_file():
+            save_encoder(self.task.encoder, path)  # type: ignore[arg-type]  # a task's may be any module
+        self.fabric.barrier()
 
     def begin(self, resume: bool, loggers: Sequence[str]) -> None:
         """Make everything ready, as of the first step or as of the checkpoint."""
