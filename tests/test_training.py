@@ -12,7 +12,6 @@ from torch import Tensor
 import toys
 from pretask.data.loader import batches
 from pretask.errors import UsageError
-from pretask.methods.joint import Joint
 from pretask.pretexts import draw
 from pretask.recipe import Recipe
 from pretask.task import Player, PretextTask, Step
@@ -232,13 +231,6 @@ def test_a_player_without_parameters_or_with_anothers_is_refused(tmp_path):
     task.stages = toys.make("staged").stages
     with pytest.raises(UsageError, match="both"):
         train(task, tmp_path)
-
-
-def test_what_has_stages_is_no_part_of_another_task(tmp_path):
-    first = toys.make()
-    staged = toys.KINDS["staged"](first.encoder)
-    with pytest.raises(UsageError, match="Staged has players or stages and cannot be a part of Joint"):
-        train(Joint({"toy": first, "staged": staged}), tmp_path)
 
 
 def test_stages_follow_one_another(tmp_path):

@@ -70,16 +70,6 @@ def check(task: PretextTask) -> None:
     """
     if task.players and task.stages:
         raise UsageError(f"{type(task).__name__} declares both players and stages: one of them at a time")
-    for inner in task.modules():
-        if inner is not task and isinstance(inner, PretextTask) and (inner.players or inner.stages):
-            raise UsageError(
-                f"{type(inner).__name__} has players or stages and cannot be a part of {type(task).__name__}"
-            )
-    for inner in task.modules():
-        if inner is not task and isinstance(inner, PretextTask) and (inner.players or inner.stages):
-            raise UsageError(
-                f"{type(inner).__name__} has players or stages and cannot be a part of {type(task).__name__}"
-            )
     if any(stage.share <= 0 for stage in task.stages):
         raise UsageError(f"{type(task).__name__}: every stage needs a share of the run above 0")
 
