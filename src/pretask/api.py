@@ -20,6 +20,7 @@ from pretask.evaluation.protocols import read_alike, test_part, test_part_of
 from pretask.evaluation.shortcuts import shortcuts as find_shortcuts
 from pretask.export import Format
 from pretask.export import export as export_encoder
+from pretask.posttrain import reinforce
 from pretask.pretrain import (
     SHEET_ROWS,
     default_encoder,
@@ -29,6 +30,7 @@ from pretask.pretrain import (
     rows_of,
     train,
 )  # fmt: skip
+from pretask.puzzles.write import write_puzzles
 from pretask.registry import build_task
 from pretask.reports.html import write_compare_report, write_run_report
 from pretask.run import Run
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from pretask.pretrain import DataSource
 
 __all__ = [
-    "compare", "describe_data", "embed", "evaluate", "export", "preview", "report", "shortcuts", "train",
+    "compare", "describe_data", "embed", "evaluate", "export", "preview", "reinforce", "report", "shortcuts",
+    "train", "write_puzzles",
 ]  # fmt: skip
 
 PREVIEW_SAMPLES = 512  # of the data, for a picture of the puzzle

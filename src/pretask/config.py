@@ -89,7 +89,12 @@ def plain_type(annotation: ast.expr | None) -> Any:
 
 def options(slug: str) -> list[Option]:
     """What can be set of a method: name, type, default, meaning."""
-    node = class_source(catalog.find(slug).path)
+    return options_of(catalog.find(slug).path)
+
+
+def options_of(path: str) -> list[Option]:
+    """What can be set of the class `module:Class`."""
+    node = class_source(path)
     meanings = docstring_args(ast.get_docstring(node) or "")
     init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if init is None:
@@ -154,13 +159,18 @@ def parse_tuple(text: Any, annotation: Any, name: str) -> tuple[Any, ...]:
     return tuple(parse(value, kind, name) for value, kind in zip(values, kinds, strict=True))
 
 
-def check(slug: str, given: dict[str, Any]) -> dict[str, Any]:
+def check(slug: str, given: dict[str, Any], path: str | None = None) -> dict[str, Any]:
     """Given options, each parsed to its type.
+
+    Args:
+        slug: a method.
+        given: values, or texts of them, by name.
+        path: `module:Class` of which they are the options; default the method's task.
 
     Raises:
         UsageError: an unknown name (the nearest valid ones are named) or a value of the wrong type.
     """
-    known = {option.name: option for option in options(slug)}
+    known = {option.name: option for option in options_of(path or catalog.find(slug).path)}
     checked = {}
     for name, value in given.items():
         if name not in known:

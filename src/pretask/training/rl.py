@@ -118,8 +118,7 @@ def grpo(
         UsageError: the data are a stream.
         PretaskError: trl is not installed.
     """
-    if dataset.stream:
-        raise UsageError(f"{dataset.name} is a stream: reinforcement needs data that can be met again")
+    check(dataset)
     trl, transformers = need("trl", "rl"), need("transformers", "rl")
     rows: list[dict[str, float]] = []
 
@@ -148,6 +147,15 @@ def grpo(
         trainer.train()
     module.to(home).train(training).zero_grad(set_to_none=True)
     return rows
+
+
+def check(dataset: Dataset) -> None:
+    """
+    Raises:
+        UsageError: the data are a stream.
+    """
+    if dataset.stream:
+        raise UsageError(f"{dataset.name} is a stream: rewards are given for data that can be met again")
 
 
 def settings(plan: GRPO, length: int, seed: int, every: int, scratch: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pretask.data.batch import require
 from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
+from pretask.encoders.stride import stride
 from pretask.errors import UsageError
 from pretask.objectives.contrastive import bank_cross_entropy, bank_nce, bank_probability, unit
 from pretask.objectives.memory import MemoryBank, Partition
@@ -245,16 +246,3 @@ def patch_geometry(encoder: ImageEncoder) -> tuple[int, int, int]:
     if patch >= cell:
         raise UsageError(f"a cell of {cell} pixels holds no patch of {whole}: use a smaller --patch-size")
     return SIDE * cell, cell, patch
-
-
-@torch.no_grad()
-def stride(encoder: ImageEncoder) -> int:
-    """Pixels from one place of the encoder's last map to the next, found by trying."""
-    patch = getattr(encoder, "patch_size", None)
-    if patch:
-        return patch
-    training, like = encoder.training, next(encoder.parameters())
-    size = encoder.image_size
-    grid = encoder.eval()(like.new_zeros(1, encoder.in_chans, size, size)).grid
-    encoder.train(training)
-    return -(-size // grid[0])

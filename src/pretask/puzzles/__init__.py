@@ -1,0 +1,1 @@
+"""Pretexts posed as questions with a verifier, for reinforcement learning of vision-language models."""

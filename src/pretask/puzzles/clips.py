@@ -1,0 +1,90 @@
+"""Cutting a video into clips that do not touch, and choosing their frames."""
+
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretask.errors import UsageError
+
+PAIR = 2  # frames come in twos, as video models take them
+MOST_PIXELS = 128 * 28 * 28
+
+
+def clip_ranges(frames: int, clips: int, trim: float = 0.1) -> list[tuple[int, int]]:
+    """First frame, and the one behind the last, of equal clips (the official
+    `split_and_trim_uniform_indices`).
+
+    So many frames are left out at the beginning that the rest is a whole number of clips each of which can
+    be trimmed exactly; then `trim` of a clip's length is dropped at both of its ends, so that no clip begins
+    where another one ends. The official code trims 0.1, the paper's text 0.05.
+
+    Raises:
+        UsageError: nothing would be left of a clip.
+    """
+    if not 0 <= trim < 0.5:
+        raise UsageError(f"trim must be at least 0 and below a half of a clip, not {trim}")
+    share = Fraction(trim).limit_denominator()
+    skipped = frames % (clips * share.denominator) if clips > 1 else 0  # one clip skips nothing
+    length = (frames - skipped) // clips
+    cut = length * share.numerator // share.denominator
+    if 2 * cut >= length:
+        raise UsageError(f"{frames} frames are too few for {clips} clips trimmed by {trim}")
+    starts = [skipped + i * length for i in range(clips)]
+    return [(start + cut, start + length - cut) for start in starts]
+
+
+def clip_frames(
+    start: int, end: int, fps: float, sampled: float = 2.0, least: int = 2, most: int = 12
+) -> list[int]:
+    """Which frames of a clip are shown: an even number of them, evenly spread from its first to its last.
+
+    Args:
+        start: the clip's first frame.
+        end: the frame behind its last.
+        fps: frames a second of the video.
+        sampled: frames a second to show.
+        least: frames to show, however short the clip.
+        most: frames to show, however long the clip; the paper's 12, 16 is the official code's default.
+
+    Raises:
+        UsageError: the clip has fewer than two frames.
+    """
+    there = end - start
+    if there < PAIR:
+        raise UsageError(f"a clip of {there} frames has not the {PAIR} that must be shown")
+    least, most = -(-least // PAIR) * PAIR, min(most, there) // PAIR * PAIR
+    wanted = min(max(there / fps * sampled, least), most)
+    shown = torch.linspace(0, there - 1, int(wanted) // PAIR * PAIR)
+    return (shown.round().long() + start).tolist()
+
+
+def clip_plan(frames: int, fps: float, clips: int, trim: float = 0.1, most: int = 12) -> list[list[int]]:
+    """The frames that each clip of a video is shown by (`clip_ranges`, `clip_frames`)."""
+    return [clip_frames(start, end, fps, most=most) for start, end in clip_ranges(frames, clips, trim)]
+
+
+def shrink(frames: Tensor, pixels: int = MOST_PIXELS) -> Tensor:
+    """Frames (T, C, H, W) with at most so many pixels each; smaller ones stay as they are."""
+    height, width = frames.shape[-2:]
+    if height * width <= pixels:
+        return frames
+    scale = (pixels / (height * width)) ** 0.5
+    size = (max(int(height * scale), 1), max(int(width * scale), 1))
+    whole = frames.float() / 255 if not frames.dtype.is_floating_point else frames
+    return F.interpolate(whole, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def split_spatially(frames: Tensor, rows: int, columns: int) -> list[Tensor]:
+    """A clip (T, C, H, W) as equal tiles (T, C, h, w), row by row (the official `split_clip_spatially`).
+
+    Sides that cannot be divided are enlarged to the next that can, bicubically; the result is then float.
+    """
+    height, width = (
+        -(-side // parts) * parts for side, parts in zip(frames.shape[-2:], (rows, columns), strict=True)
+    )
+    if (height, width) != frames.shape[-2:]:
+        frames = F.interpolate(frames.float(), (height, width), mode="bicubic", align_corners=False)
+    h, w = height // rows, width // columns
+    return [frames[..., i * h : i * h + h, j * w : j * w + w] for i in range(rows) for j in range(columns)]
