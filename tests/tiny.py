@@ -20,6 +20,7 @@ from pretask.encoders.base import Encoder
 from pretask.encoders.graph import build as build_graphs
 from pretask.encoders.image import EncoderSpec, ImageEncoder, build
 from pretask.encoders.points import build as build_points
+from pretask.encoders.poses import build as build_poses
 from pretask.encoders.text import build as build_text
 from pretask.encoders.tracks import build as build_tracks
 from pretask.registry import task_class
@@ -129,15 +130,40 @@ def tracks(count: int = 8, *, start: int = 0) -> Batch:
     return walks().batch(torch.arange(start, start + count))
 
 
-BATCHES = {"track": tracks, "image": images, "graph": nodes, "points": clouds, "text": sentences}
+@lru_cache(maxsize=1)
+def dances() -> Dataset:
+    return open_data("puppets", modality="pose")
+
+
+def poses(count: int = 8, *, start: int = 0) -> Batch:
+    """Puppets that do six things; `start` moves on to others."""
+    return dances().batch(torch.arange(start, start + count))
+
+
+BATCHES = {
+    "pose": poses,
+    "track": tracks,
+    "image": images,
+    "graph": nodes,
+    "points": clouds,
+    "text": sentences,
+}
 """By modality: (count, chans=, side=, start=) to a batch with labels that no task may read."""
 
-KEYS = {"track": "track", "image": "image", "graph": "graph", "points": "points", "text": "tokens"}
+KEYS = {
+    "pose": "pose",
+    "track": "track",
+    "image": "image",
+    "graph": "graph",
+    "points": "points",
+    "text": "tokens",
+}
 """By modality: the entry of the batch that a task cannot do without."""
 
 
 OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
     "track": lambda: build_tracks("gpt:width=32,heads=2,depth=2,dropout=0", length=20),
+    "pose": lambda: build_poses("skeleton_vit:embed_dim=16,depth=2,num_heads=2,frames=24", joints=16),
     "graph": lambda: build_graphs("gcn:widths=[24,16]", **network().inputs),
     "points": lambda: build_points("point_vit_tiny:embed_dim=32,depth=2,num_heads=2,groups=16,group_size=8"),
     "text": lambda: build_text(

@@ -232,6 +232,16 @@ ROWS: tuple[Row, ...] = (
         "where does it go next, where does it end, and which way?",
         "gpt",
     ),
+    Row(
+        "mamp",
+        "MAMP",
+        "pose",
+        "pretask.methods.pose.mamp:MAMP",
+        "Masked Motion Predictors are Strong 3D Action Representation Learners (Mao et al., ICCV 2023)",
+        "most joints most of the time, above all when they move",
+        "how do the hidden joints move from frame to frame?",
+        "skeleton_vit",
+    ),
 )
 
 BY_SLUG = {row.slug: row for row in ROWS}

@@ -67,6 +67,13 @@ MODALITIES: tuple[Modality, ...] = (
         "pretask.encoders.tracks:build",
         ("walkers",),
     ),
+    Modality(
+        "pose",
+        (".bvh",),
+        "pretask.data.poses:open_poses",
+        "pretask.encoders.poses:build",
+        ("puppets",),
+    ),
 )
 
 BY_NAME = {row.name: row for row in MODALITIES}

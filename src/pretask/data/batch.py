@@ -17,7 +17,8 @@
 | `oriented` | (B,) bool | whether the signs of a cloud's `normals` are known; absent means that they are |
 | `variation` | (B, N, 1) | of `points`: 0 where the surface is flat, 1/3 where points scatter evenly |
 | `volume` | (B, C, D, H, W) | |
-| `pose` | (B, T, J, D) | |
+| `pose` | (B, T, J, D) | where joints are; those of several persons stand one person behind the other |
+| `frames` | (B,) int64 | frames of `pose` that are there; the others, at its end, are zeros. Absent: all |
 | `track` | (B, A, T, 2) | metres |
 | `graph` | PyG `Data`: `x`, `edge_index` | the graph of which samples are nodes; or the samples, joined |
 | `node` | (B,) int64 | where the samples stand in `graph`; absent where samples are graphs |

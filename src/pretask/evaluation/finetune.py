@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from pretask.encoders.features import Features
 from pretask.errors import UsageError
 from pretask.evaluation.features import Pool, extract, pick_device, pooled, to_device
 from pretask.evaluation.score import Score, accuracy_score
@@ -66,11 +67,14 @@ def labelled(dataset: Dataset) -> Dataset:
     return dataset if len(known) == len(dataset) else dataset.subset(known)
 
 
-def augment(batch: Batch, modality: str, spec: ViewSpec, generator: torch.Generator) -> Tensor:
+def encoded(
+    encoder: nn.Module, batch: Batch, modality: str, spec: ViewSpec, generator: torch.Generator
+) -> Features:
+    """Of pictures a view is encoded, of other data the sample as it is read."""
     if modality != "image":
-        return batch[modality]
+        return encoder.encode(batch)
     image = batch["image"]
-    return apply_view(spec, image, draw_view(spec, len(image), generator, batch.get("size")))
+    return encoder(apply_view(spec, image, draw_view(spec, len(image), generator, batch.get("size"))))
 
 
 class Tuned(NamedTuple):
@@ -141,7 +145,7 @@ def fine_tuned(
         for index, batch in enumerate(batches(train_set, batch_size, seed=seed, stop=total)):
             batch = to_device(batch, place)
             generator = Step.at(index, total, seed=seed, device=place).generator
-            features = encoder(augment(batch, train_set.modality, spec, generator))
+            features = encoded(encoder, batch, train_set.modality, spec, generator)
             loss = F.cross_entropy(
                 head(pooled(features, pool)), batch["label"], label_smoothing=label_smoothing
             )

@@ -89,16 +89,26 @@ def points(content: Any, shown: int = 4000) -> Image.Image:
 
 
 def pose(content: Any, moments: int = 4) -> Image.Image:
-    """(T, J, D) or (J, D): the joints at evenly spaced moments, y upwards, all to one scale."""
+    """(T, J, D) or (J, D): the joints at evenly spaced moments, y upwards, all to one scale.
+
+    D is 2 or 3, or twice that: where a joint is, and how far a line from it reaches. Joints that are not finite
+    are left out.
+    """
+    there = torch.as_tensor(content).isfinite().all(-1).cpu().numpy()
     joints = array(content, "a pose", 2, 3)
-    joints = joints[None] if joints.ndim == 2 else joints
+    joints, there = (joints[None], there[None]) if joints.ndim == 2 else (joints, there)
+    lines = joints[..., joints.shape[2] // 2 :] if joints.shape[2] in (4, 6) else np.zeros_like(joints)
     times = np.linspace(0, len(joints) - 1, min(moments, len(joints))).round().astype(int)
     figure, panes = canvas(100 * len(times), 120, panes=len(times))
-    centre = joints[..., :2].mean((0, 1))
-    reach = max(float(np.abs(joints[..., :2] - centre).max()) * 1.1, 1e-6)
-    colours = np.arange(joints.shape[1])
+    drawn = joints[..., :2][there] if there.any() else np.zeros((1, 2))
+    centre = drawn.mean(0)
+    reach = max(float(np.abs(drawn - centre).max()) * 1.1, 1e-6)
     for pane, time in zip(panes, times, strict=True):
-        pane.scatter(joints[time, :, 0], joints[time, :, 1], s=16, c=colours, cmap="viridis", linewidths=0)
+        x, y, *_ = joints[time, there[time]].T
+        right, up, *_ = lines[time, there[time]].T
+        pane.plot([x, x + right], [y, y + up], color=RED, linewidth=1.2, zorder=1)
+        shade = {"c": there[time].nonzero()[0], "cmap": "viridis", "vmin": 0, "vmax": joints.shape[1] - 1}
+        pane.scatter(x, y, s=16, linewidths=0, **shade)
         pane.set_xlim(centre[0] - reach, centre[0] + reach)
         pane.set_ylim(centre[1] - reach, centre[1] + reach)
         pane.set_aspect("equal")
