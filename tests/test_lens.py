@@ -15,6 +15,7 @@ from pretask.methods.image.lens import FGSM, Lens, same_draws
 from pretask.methods.image.pirl import PIRL
 from pretask.methods.image.rotation import Rotation
 from pretask.methods.image.simclr import SimCLR
+from pretask.methods.joint import Joint
 from pretask.objectives.adversarial import fast_gradient_sign, least_likely
 from pretask.task import Step
 from pretask.training.learners import make_learners
@@ -181,6 +182,9 @@ class TestLens:
             Lens(tiny.encoder("grid"), task="simclr", adversary="least_likely")
         with pytest.raises(UsageError, match="players"):
             Lens(lens())
+        task = lens(keep="plain")
+        with pytest.raises(UsageError, match="jointly"):
+            Joint({"lens": task, "rotation": Rotation(task.encoder)})
 
     def test_the_same_draws_leave_the_step_alone(self):
         step = Step.at(3)
