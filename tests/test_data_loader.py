@@ -61,7 +61,7 @@ def test_joined_batches_of_processes_are_the_single_process_batch(numbers, world
     whole = indices(numbers, 6, stop=8)
     parts = [indices(numbers, 6, stop=8, rank=rank, world=world) for rank in range(world)]
     assert [sum(rows, []) for rows in zip(*parts, strict=True)] == whole
-    with pytest.raises(UsageError, match="cannot be shared by 4"):
+    with pytest.raises(UsageError, match="cannot be shared evenly by 4"):
         indices(numbers, 6, stop=1, world=4)
 
 

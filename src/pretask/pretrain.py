@@ -229,7 +229,7 @@ def train(
         devices: devices a node.
         nodes: how many nodes.
         strategy: as Lightning names them.
-        compile: torch.compile the encoder.
+        compile: torch.compile the task.
         seed: of weights, batches and pretexts.
         checkpoint_every: steps between checkpoints.
         workers: decoding processes when data do not fit in memory.

@@ -45,7 +45,7 @@ def train(
     devices: Annotated[int, typer.Option(help="Devices a node.")] = 1,
     nodes: Annotated[int, typer.Option(help="Nodes.")] = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp, fsdp, ... as Lightning names them.")] = "auto",
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the encoder.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the task.")] = False,
     seed: int = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     workers: Annotated[

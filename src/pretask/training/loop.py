@@ -76,7 +76,7 @@ def fit(
         devices: processes a node.
         nodes: how many nodes.
         strategy: `auto`, `ddp` or `fsdp`.
-        compile: torch.compile the encoder.
+        compile: torch.compile the task: its views, networks and losses.
         accumulate: parts a batch is computed in, one after the other. Draws, and losses that are means over
             samples, are those of the whole batch; what compares samples compares those of a part.
         checkpoint_every: steps between checkpoints.
@@ -130,7 +130,7 @@ class Run:
         seed: of batches and pretexts.
         parts: a batch is computed in.
         workers: that decode.
-        compile: the encoder.
+        compile: the task.
         sheets: draws what the task does.
         note: takes lines for a person; None for the display.
         progress: show it.
@@ -280,7 +280,7 @@ class Run:
                 signals.leave()
 
     def warm_up(self, batch: Batch) -> bool:
-        """Count a step's operations and compile the encoder, before the first step; False: it is done."""
+        """Count a step's operations and compile the task, before the first step; False: it is done."""
         device, left = self.engine.device, self.plan.steps - self.index
         if left >= WORTH_COUNTING:
             dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -291,9 +291,7 @@ class Run:
             able = peak(device, dtype.get(self.fabric.strategy.precision.precision, torch.float32))
             self.journal.flops = operations, able
         if self.compile:
-            for module in self.engine.task.modules():
-                if type(module) is type(self.task.encoder):  # teachers, too
-                    module.compile()
+            self.engine.task.compile()  # all of its loss; graphs end at draws, which they cannot hold
         self.journal.clock.resume()
         return False
 
