@@ -340,7 +340,7 @@ class TestPoints:
         assert torch.equal(puzzle.pictures[0], to_tensor(expected))
         assert puzzle.answer == [3, 1, 2]
         small = depth_puzzle(image, points, torch.tensor([1, 2, 0]), size=(40, 40)).pictures[0]
-        assert small.shape == (3, 40, 40) and small[0].max() > 0.9, "resampled after drawing"
+        assert torch.equal(small, to_tensor(expected.resize((40, 40)))), "resampled after drawing"
 
 
 class TestGaps:
@@ -415,6 +415,10 @@ class TestMakers:
 
     def test_smaller_ones_are_taken_where_there_are_no_others(self, photo_folder):
         assert len(list(VisualJigsawMaker()(photo_folder(3)))) == 3
+
+    def test_resized_and_cropped_first(self, photo_folder):
+        ((_, puzzle), *_) = VisualJigsawMaker(resize=(40, 60), crop=(30, 30), grid=(2, 2))(photo_folder(1))
+        assert [tuple(tile.shape) for tile in puzzle.pictures] == [(3, 15, 15)] * 4
 
     def test_copies_differ(self, photo_folder):
         made = list(VisualJigsawMaker(copies=3, gaps=4)(photo_folder(1)))

@@ -130,6 +130,7 @@ CLAIM = Claim(
     data="digits",
     fallback="digits",
     encoder="resnet10t:stem_width=16,channels=[16,32,64,64]",
-    steps=150,
+    steps=120,
     batch_size=64,
+    test=300,
 )

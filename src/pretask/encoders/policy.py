@@ -1,8 +1,8 @@
 """A small vision-language policy: pictures in, a few words out; a transformers model that trl can train.
 
-The spec of Visual Jigsaw's miniature: one encoder for all pieces, an embedding of the place where a piece
-is displayed, a Transformer over the pieces, and a decoder that writes the answer word by word. The decoder
-is transformers' Llama, so that `generate` and its cache are theirs.
+One encoder for all pieces, an embedding of the place where a piece is displayed, a Transformer over the
+pieces, and a decoder that writes the answer word by word: what a large model does, in well under a million
+parameters. The decoder is transformers' Llama, so that `generate` and its cache are theirs.
 """
 
 from typing import Any

@@ -12,8 +12,10 @@ from pretask.data.dataset import Skipped
 from pretask.errors import DataError, PretaskError
 from pretask.puzzles.clips import clip_plan
 from pretask.puzzles.depth import depth_points
+from pretask.puzzles.pictures import resized
 from pretask.puzzles.puzzle import Puzzle
 from pretask.puzzles.sources import pictures, scenes, videos
+from pretask.puzzles.tiles import centre_crop
 from pretask.puzzles.visual_jigsaw import depth_puzzle, gap_puzzle, image_puzzle, video_puzzle
 from pretask.task import Step
 
@@ -32,6 +34,8 @@ class VisualJigsawMaker:
         grid: rows and columns of a picture's tiles.
         gaps: so many tiles are taken out of the picture, which is shown without them; 0 shows all tiles and
             no picture, as the paper does.
+        resize: height and width that pictures are brought to; those with depth after the numbers were drawn.
+        crop: height and width of the middle that is cut out then.
         smallest: pixels that a picture's shorter side must have; none takes the paper's 84, or any where all
             are smaller.
         clips: of a video.
@@ -51,6 +55,8 @@ class VisualJigsawMaker:
         wrapper: Literal["boxed", "answer", "none"] = "boxed",
         grid: tuple[int, int] = (3, 3),
         gaps: int = 0,
+        resize: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
         smallest: int | None = None,
         clips: int = 6,
         clip_grid: tuple[int, int] = (1, 1),
@@ -64,6 +70,7 @@ class VisualJigsawMaker:
     ):
         self.kind, self.wrapper, self.copies = kind, wrapper, copies
         self.grid, self.gaps, self.smallest = grid, gaps, smallest
+        self.resize, self.crop = resize, crop
         self.clips, self.clip_grid, self.trim, self.frames = clips, clip_grid, trim, frames
         self.shortest = shortest
         self.points, self.apart, self.gap = points, apart, gap
@@ -85,6 +92,8 @@ class VisualJigsawMaker:
     def of_pictures(self, source: Any, limit: int | None, draws: Draws) -> Made:
         tiles = self.grid[0] * self.grid[1]
         for name, image in pictures(source, self.smallest, limit, self.skipped):
+            image = resized(image, self.resize) if self.resize else image
+            image = centre_crop(image, *self.crop) if self.crop else image
             for _ in range(self.copies):
                 generator = next(draws)
                 order = torch.randperm(self.gaps or tiles, generator=generator)
@@ -120,4 +129,4 @@ class VisualJigsawMaker:
                     self.skipped.append(Skipped(name, str(error)))
                     break
                 order = torch.randperm(self.points, generator=generator)
-                yield name, depth_puzzle(image, points, order, wrapper=self.wrapper)
+                yield name, depth_puzzle(image, points, order, self.resize, self.wrapper)

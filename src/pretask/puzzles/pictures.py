@@ -26,3 +26,8 @@ def to_tensor(image: Image.Image) -> Tensor:
     """A picture as bytes (C, H, W)."""
     array = np.array(image)
     return torch.from_numpy(array).view(*array.shape[:2], -1).permute(2, 0, 1)
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """A picture (C, H, W) brought to a height and width, bicubically as Pillow does, as bytes."""
+    return to_tensor(to_picture(image).resize((size[1], size[0])))

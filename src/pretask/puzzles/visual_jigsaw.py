@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
 from pretask.errors import UsageError
 from pretask.puzzles.clips import MOST_PIXELS, shrink, split_spatially
 from pretask.puzzles.numbers import draw_markers, take_out
-from pretask.puzzles.pictures import to_picture, to_tensor
+from pretask.puzzles.pictures import resized, to_picture, to_tensor
 from pretask.puzzles.puzzle import FORM, Puzzle, ask, gold
 from pretask.puzzles.tiles import slice_tiles
 from pretask.puzzles.verify import Formula, Wrapper, ordering_reward
@@ -130,8 +129,7 @@ def depth_puzzle(
     check(order, len(points))
     marked = to_tensor(draw_markers(to_picture(image), points[order].tolist()))
     if size is not None:
-        whole = marked[None].float() / 255
-        marked = F.interpolate(whole, size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+        marked = resized(marked, size)
     question = (
         f"{len(points)} points of this scene are marked by numbers. List the numbers from the point nearest "
         "to the camera to the farthest, separated by commas."

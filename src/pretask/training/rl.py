@@ -177,26 +177,34 @@ def questions(task: Posing, dataset: Dataset, plan: GRPO, seed: int) -> Any:
 
     Question number k is a function of (seed, k), so that all answers of a group are to the same puzzle.
     """
-    order = Order(len(dataset), plan.prompts, seed)
-
-    def posed(item: int) -> dict[str, Any]:
-        number, place = divmod(item, plan.prompts)
-        batch = dataset.batch(order[number][place : place + 1])
-        (puzzle,) = task.pose(batch, Step.at(item, seed=seed).generator)
-        return {
-            "prompt": puzzle.prompt,
-            "images": puzzle.pictures,
-            "answer": puzzle.answer,
-            "wrapper": puzzle.wrapper,
-        }
-
-    def pose(asked: dict[str, list[int]]) -> dict[str, list[Any]]:
-        items = asked["item"]
-        made = {item: posed(item) for item in dict.fromkeys(items)}
-        return {column: [made[item][column] for item in items] for column in made[items[0]]}
-
     numbers = {"item": list(range(plan.steps * plan.prompts))}
-    return need("datasets", "rl").Dataset.from_dict(numbers).with_transform(pose)
+    return need("datasets", "rl").Dataset.from_dict(numbers).with_transform(Pose(task, dataset, plan, seed))
+
+
+class Pose:
+    """From numbers of questions to rows of a data set; see `questions`."""
+
+    def __init__(self, task: Posing, dataset: Dataset, plan: GRPO, seed: int):
+        self.task, self.dataset, self.prompts, self.seed = task, dataset, plan.prompts, seed
+        self.order = Order(len(dataset), plan.prompts, seed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """`datasets` pickles a transform only to name it; the pictures need not be read for that."""
+        return str, (f"{self.dataset.name} {self.seed}",)
+
+    def __call__(self, asked: dict[str, list[int]]) -> dict[str, list[Any]]:
+        items = asked["item"]
+        posed = {item: self.row(item) for item in dict.fromkeys(items)}
+        return {column: [posed[item][column] for item in items] for column in posed[items[0]]}
+
+    def row(self, item: int) -> dict[str, Any]:
+        number, place = divmod(item, self.prompts)
+        batch = self.dataset.batch(self.order[number][place : place + 1])
+        (puzzle,) = self.task.pose(batch, Step.at(item, seed=self.seed).generator)
+        return {
+            "prompt": puzzle.prompt, "images": puzzle.pictures, "answer": puzzle.answer,
+            "wrapper": puzzle.wrapper,
+        }  # fmt: skip
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class VisualJigsaw(PretextTask):
     """
 
     encoder: ImageEncoder
-    recipe = Recipe("adamw", lr=1e-3, lr_batch=0, batch_size=64, epochs=100, weight_decay=0.05, clip=1.0)
+    recipe = Recipe("adamw", lr=2e-3, lr_batch=0, batch_size=64, epochs=100, weight_decay=0.05, clip=1.0)
     reward = staticmethod(reward)
 
     def __init__(
@@ -86,9 +86,8 @@ class VisualJigsaw(PretextTask):
             features = describe(encoder.eval(), blank).shape[1]
         encoder.train(training)
         self.solver = Solver(features, self.words, max(count(grid), count(easy_grid)), width, depth, heads)
-        self.weights = dict.fromkeys(
-            ("order", "format", *["guess"] * self.flawed), 0.5
-        )  # the mean over words
+        # numbers and the signs behind them are equally many: half of each is the mean over all words
+        self.weights = {"order": 0.5, "format": 0.5, **({"guess": 0.5} if self.flawed else {})}
 
     def puzzle(
         self, batch: Batch, step: Step, grid: Grid
@@ -104,7 +103,7 @@ class VisualJigsaw(PretextTask):
         size = (grid[0] * self.side, grid[1] * self.side)
         if image.shape[-2:] == size:
             return image
-        return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
+        return F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
 
     def read(
         self, shown: Float[Tensor, "batch tiles chans side side"], answer: Int[Tensor, "batch tiles"]
