@@ -105,6 +105,12 @@ def test_interpolation_is_a_mean_weighted_by_inverse_squares():
             torch.testing.assert_close(found[i, j], expected)
 
 
+def test_interpolation_has_gradients():
+    places, queries = clouds(2, 6), clouds(2, 4, seed=4)
+    values = clouds(2, 6, seed=3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: interpolate(queries, places, v), (values,))
+
+
 def test_interpolation_passes_through_its_places_and_keeps_constants():
     places, values = clouds(points=9), clouds(points=9, seed=3)
     torch.testing.assert_close(interpolate(places, places, values), values, atol=1e-6, rtol=1e-6)

@@ -10,6 +10,7 @@ from math import prod
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -132,8 +133,12 @@ def interpolate(
     """Means of the k nearest places' values, weighted by 1 / distance^2 (PointNet++, equation 2)."""
     index, distance = nearest(queries, places, k)
     weight = 1 / (distance.square() + 1e-8)
-    weight = weight / weight.sum(-1, keepdim=True)
-    return (at(values, index) * weight.unsqueeze(-1)).sum(2)
+    weight = (weight / weight.sum(-1, keepdim=True)).to(values.dtype)
+    first = places.shape[1] * torch.arange(len(places), device=places.device)
+    rows = (index + first.view(-1, 1, 1)).flatten(0, 1)
+    # in one pass, without (batch, queries, k, dim) numbers in between
+    found = F.embedding_bag(rows, values.flatten(0, 1), per_sample_weights=weight.flatten(0, 1), mode="sum")
+    return found.unflatten(0, queries.shape[:2])
 
 
 def local_pca(neighbours: Float[Tensor, "*points k 3"]) -> Surface:
