@@ -1,6 +1,7 @@
 """MOODv2's pretext against BEiT's forward pass, its codebook against loops, and BEiT's network."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from pretask.errors import DataError, UsageError
 from pretask.methods.image.moodv2 import MOODv2
 from pretask.objectives.reconstruction import patchify
 from pretask.pretexts.masks import draw_blocks
+from pretask.studies.bench import Bench
+from pretask.studies.claim import find_claim
 from pretask.task import Step
 
 VIT = "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2"
@@ -203,3 +206,12 @@ def test_real_pictures_give_words_that_differ(real_data):
         task = MOODv2(build_encoder(VIT, patch_size=4, seed=0, **data.inputs), words=64)
     task.prepare([data.batch(range(64))], 64)
     assert task.codebook.surprise > 0.7 * math.log(64) and (task.codebook.share > 0).float().mean() > 0.8
+
+
+def test_held_out_classes_are_in_no_part_but_outside():
+    claim = replace(find_claim("moodv2"), data="digits-on-textures", train=300, labelled=200, test=100)
+    bench = Bench.of(claim, print)
+    assert claim.held_out == 2 and bench.facts["classes"] == 8
+    for part in (bench.train, bench.labelled, bench.test):
+        assert set(part.labels.tolist()) == set(range(8))
+    assert set(bench.outside.labels.tolist()) == {8, 9} and (len(bench.train), len(bench.test)) == (300, 100)

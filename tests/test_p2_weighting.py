@@ -10,6 +10,7 @@ import tiny
 from pretask.encoders import build_encoder, load_encoder, save_encoder
 from pretask.encoders.denoiser import Denoiser, build_unet
 from pretask.errors import UsageError
+from pretask.export import export
 from pretask.methods.image.p2_weighting import P2Weighting
 from pretask.pretexts.diffusion import cosine_betas, linear_betas
 from pretask.task import Step
@@ -198,3 +199,20 @@ def test_wrong_settings_are_explained():
         encoder(f"{TINY},schedule=quadratic")
     with pytest.raises(UsageError, match="width"):
         encoder("unet:width=100,mults=[1,2]")
+
+
+def test_a_denoiser_goes_back_to_diffusers(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    made = loud(encoder()).eval()
+    save_encoder(made, tmp_path / "encoder.safetensors")
+    folder = export(tmp_path / "encoder.safetensors", tmp_path / "out", "diffusers")
+    model = diffusers.UNet2DModel.from_pretrained(folder).eval()
+    noisy, level = torch.rand(2, 3, 32, 32), torch.tensor([0, 700])
+    torch.testing.assert_close(model(noisy, level).sample, torch.cat(made.predict(noisy, level), dim=1))
+    assert "diffusers" in (folder / "README.md").read_text()
+    with pytest.raises(UsageError, match="diffusers"):
+        export(tmp_path / "encoder.safetensors", tmp_path / "out", "timm")
+    export(tmp_path / "encoder.safetensors", tmp_path / "program", "torch")
+    program = torch.export.load(tmp_path / "program" / "encoder.pt2").module()
+    image = torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(program(image), made(image).pooled, rtol=1e-4, atol=1e-5)

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from pretask import __version__
 from pretask.encoders.base import Encoder
+from pretask.encoders.denoiser import Denoiser
 from pretask.encoders.image import ConvEncoder, ImageEncoder
 from pretask.encoders.lens import LensedEncoder
 from pretask.encoders.weights import FILE, load_encoder, save_encoder
 from pretask.errors import UsageError, need
 from pretask.run import Run, write_text
 
-Format = Literal["timm", "transformers", "safetensors", "onnx", "torch"]
-FORMATS: tuple[Format, ...] = ("timm", "transformers", "safetensors", "onnx", "torch")
+Format = Literal["timm", "transformers", "diffusers", "safetensors", "onnx", "torch"]
+FORMATS: tuple[Format, ...] = ("timm", "transformers", "diffusers", "safetensors", "onnx", "torch")
 
 
 class Embedder(nn.Module):
@@ -40,8 +41,9 @@ def export(reference: str | Path, out: str | Path, format: str = "timm") -> Path
         reference: a run folder, or anything `load_encoder` takes.
         out: the folder to write into.
         format: `timm` (a folder `timm.create_model("local-dir:...")` reads), `transformers` (one that
-            `AutoModel.from_pretrained` reads), `safetensors` (the weights with a header that rebuilds them
-            here), `onnx`, or `torch` (a torch.export program).
+            `AutoModel.from_pretrained` reads), `diffusers` (one that `UNet2DModel.from_pretrained` reads),
+            `safetensors` (the weights with a header that rebuilds them here), `onnx`, or `torch` (a
+            torch.export program).
 
     Raises:
         UsageError: an unknown format, or one that does not fit what is encoded.
@@ -58,8 +60,8 @@ def export(reference: str | Path, out: str | Path, format: str = "timm") -> Path
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     writers: dict[str, Callable[[Any, Path], str]] = {
-        "timm": write_timm, "transformers": write_transformers, "safetensors": write_weights,
-        "onnx": write_onnx, "torch": write_program,
+        "timm": write_timm, "transformers": write_transformers, "diffusers": write_diffusers,
+        "safetensors": write_weights, "onnx": write_onnx, "torch": write_program,
     }  # fmt: skip
     usage = writers[format](encoder, folder)
     write_text(folder / "README.md", model_card(encoder, Path(reference), usage))
@@ -69,13 +71,22 @@ def export(reference: str | Path, out: str | Path, format: str = "timm") -> Path
 def fits(encoder: Encoder) -> list[Format]:
     """The formats there are for an encoder; weights of any can be kept."""
     if isinstance(encoder, ImageEncoder):
-        return ["timm", "safetensors", "onnx", "torch"]
+        return ["diffusers" if isinstance(encoder, Denoiser) else "timm", "safetensors", "onnx", "torch"]
     return ["transformers", "safetensors"] if hasattr(encoder.model, "save_pretrained") else ["safetensors"]
 
 
 def write_transformers(encoder: Encoder, folder: Path) -> str:
     encoder.model.save_pretrained(folder)
     return f'from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("{folder.resolve()}").eval()\n'
+
+
+def write_diffusers(encoder: Denoiser, folder: Path) -> str:
+    encoder.model.save_pretrained(folder)
+    return (
+        "from diffusers import UNet2DModel\n\n"
+        f'model = UNet2DModel.from_pretrained("{folder.resolve()}").eval()\n'
+        "noise = model(noisy, level).sample  # of pictures in [-1, 1]; learned variances stand behind it\n"
+    )
 
 
 def write_timm(encoder: ImageEncoder, folder: Path) -> str:
@@ -153,6 +164,8 @@ def example(encoder: ImageEncoder) -> Tensor:
 def model_card(encoder: Encoder, reference: Path, usage: str) -> str:
     """What the encoder is, how it was made, what it was measured to be worth, how to load it."""
     library = "timm" if isinstance(encoder, ImageEncoder) else "pretask"
+    if isinstance(encoder, Denoiser):
+        library = "diffusers"
     lines = [
         "---", f"library_name: {library}", "tags: [self-supervised, pretask]", "---", "",
         f"# {encoder.name}", "", f"- input: {input_words(encoder)}",

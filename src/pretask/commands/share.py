@@ -34,7 +34,7 @@ def export(
     reference: Annotated[str, typer.Argument(help="A run folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write into.")] = Path("export"),
     format: Annotated[
-        str, typer.Option("--format", "-f", help="timm, transformers, safetensors, onnx or torch.")
+        str, typer.Option("--format", "-f", help="timm, transformers, diffusers, safetensors, onnx or torch.")
     ] = "timm",
 ) -> None:
     """The encoder for use without pretask, with a model card."""

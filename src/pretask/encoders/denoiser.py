@@ -110,7 +110,7 @@ class Denoiser(ImageEncoder):
         rows, columns = (torch.arange(n, device=image.device) % self.image_size for n in image.shape[-2:])
         haze = self.get_buffer("haze")[:, :, rows[:, None], columns]
         noisy = schedule.signal[t] * clean + schedule.noise[t] * haze
-        level = torch.full((len(image),), t, device=image.device)
+        level = torch.full((image.shape[0],), t, device=image.device)
         maps = self.middle(noisy, level)
         tokens = maps.flatten(2).transpose(1, 2)
         return Features(tokens.mean(1), tokens, tokens[:, :0], (maps.shape[2], maps.shape[3]))

@@ -54,6 +54,13 @@ def opened(source: str, modality: str, reading: tuple[tuple[str, Any], ...]) -> 
     return open_data(source, modality=modality, **dict(reading))
 
 
+def without_last(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
+    """The samples of all but the last `count` classes, and those of these."""
+    assert dataset.labels is not None, "classes are held out of labelled data"
+    last = dataset.labels >= len(dataset.classes or ()) - count
+    return dataset.subset((~last).nonzero().flatten()), dataset.subset(last.nonzero().flatten())
+
+
 @dataclass(frozen=True)
 class Bench:
     """What all arms of a claim share.
@@ -64,6 +71,7 @@ class Bench:
         labelled: samples with labels for probes to learn from.
         test: samples that are judged.
         facts: what the data are, for the result.
+        outside: test samples of the classes that are held out, if any are.
     """
 
     claim: Claim
@@ -71,6 +79,7 @@ class Bench:
     labelled: Dataset
     test: Dataset
     facts: dict[str, Any]
+    outside: Dataset | None = None
 
     @classmethod
     def of(cls, claim: Claim, note: Note) -> Bench:
@@ -82,6 +91,9 @@ class Bench:
             note(f"{claim.data} is not in ${FOLDER}: {name} stands in for it")
         dataset = opened(source, claim.modality, tuple(claim.reading.items()))
         known, test = test_part(dataset, seed=0)
+        outside = None
+        if claim.held_out:
+            (known, _), (test, outside) = (without_last(part, claim.held_out) for part in (known, test))
         pool = dataset if dataset.connected else known
         train, labelled, test = (
             part.subset(spread(len(part), count))
@@ -89,11 +101,12 @@ class Bench:
         )
         facts = {
             "name": name, "train": len(train), "labelled": len(labelled), "test": len(test),
-            "classes": len(test.classes or ()), **{key: str(value) for key, value in claim.reading.items()},
+            "classes": len(test.classes or ()) - claim.held_out,
+            **{key: str(value) for key, value in claim.reading.items()},
         }  # fmt: skip
         if name != claim.data:
             facts["instead of"] = claim.data
-        return cls(claim, train, labelled, test, facts)
+        return cls(claim, train, labelled, test, facts, outside)
 
     @property
     def hash(self) -> str:

@@ -105,6 +105,8 @@ class Claim:
         train: samples to pretrain on, spread evenly over the data's training split.
         labelled: samples with labels that probes learn from, spread likewise.
         test: samples that are judged.
+        held_out: so many of the last classes are in none of these parts; their test samples are the bench's
+            `outside`.
         seeds: repetitions with other weights, batches and pretexts.
     """
 
@@ -123,6 +125,7 @@ class Claim:
     train: int = 10_000
     labelled: int = 5_000
     test: int = 2_000
+    held_out: int = 0
     seeds: int = 3
 
     def __post_init__(self) -> None:
