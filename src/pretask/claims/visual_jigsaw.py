@@ -120,6 +120,7 @@ CLAIM = Claim(
     },
     comparisons=(
         Comparison("reward", "graded", "start"),
+        Comparison("reward", "graded", "exact only"),
         Comparison("correct", "graded", "exact only"),
         Comparison("reward", "exact only", "start", "lower", 0.005),
         Comparison("linear", "graded", "supervised", margin=-0.02),
