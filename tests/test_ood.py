@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from pretask.api import evaluate
 from pretask.data import Dataset, open_data
 from pretask.encoders import build_encoder
 from pretask.errors import PretaskError, UsageError
@@ -237,6 +238,11 @@ def test_protocol_reports_means_over_sets_and_the_range_over_scores():
         "same": normal(300, 8, seed=4).float() + centres[labels],
     }
     scores = {score.metric: score for score in ood(train, test, outside)}
+    head = head_of(fit_chosen(train).model)
+
+    def score_of(name: str) -> torch.Tensor:
+        return score_all(Known(*train, head), {"test": test[0]})[name]["test"]
+
     for name in SCORES:
         found = scores[f"auroc {name}"]
         by_set = found.detail["by set"]
@@ -248,6 +254,7 @@ def test_protocol_reports_means_over_sets_and_the_range_over_scores():
             (by_set["far"]["fpr95"] + by_set["same"]["fpr95"]) / 2
         )
         assert "logistic regression" in found.detail["head"]
+        assert 0.94 <= (score_of(name) >= found.detail["threshold"]).double().mean() <= 0.96
     nine = [scores[f"auroc {name}"].value for name in PAPER]
     assert scores["auroc mean"].value == pytest.approx(sum(nine) / 9)
     assert scores["auroc range"].value == pytest.approx(max(nine) - min(nine))
@@ -312,3 +319,11 @@ def test_a_fine_tuned_head_is_what_finetune_judges(embedded):
     x, y = extract(tuned.encoder, test)
     score = finetune(encoder, train, test, epochs=1, seed=3)[0]
     assert score.value == pytest.approx(float((tuned.head(x).argmax(1) == y).double().mean()))
+
+
+def test_the_command_takes_other_data():
+    reference = "random:resnet10t:stem_width=8,channels=[8,8,16,16]"
+    reading = {"limit": 200}
+    found = evaluate(reference, "digits-on-textures", protocols="ood", ood_data=["photos"], reading=reading)
+    assert list(found[0]["detail"]["by set"]) == ["photos"] and found[0]["metric"] == "auroc msp"
+    assert all(score["arm"] == reference for score in found)

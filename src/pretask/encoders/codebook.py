@@ -56,11 +56,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def forward(self, vectors: Float[Tensor, "*batch dim"]) -> Int[Tensor, "*batch"]:
-        """The word of each vector.
-
-        Raises:
-            UsageError: the words were not found yet.
-        """
+        """The word of each vector."""
         flat = vectors.reshape(-1, vectors.shape[-1]).to(self.centres.dtype)
         with torch.autocast(flat.device.type, enabled=False):  # half precision would mix words up
             half = self.centres.square().sum(1) / 2

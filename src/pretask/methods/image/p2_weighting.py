@@ -18,7 +18,7 @@ from pretask.encoders.ema import follow, teacher_of
 from pretask.encoders.image import ImageEncoder
 from pretask.encoders.sampling import reverse
 from pretask.errors import UsageError
-from pretask.objectives.diffusion import WEIGHTS, noise_error, p2_weight, variance_bound
+from pretask.objectives.diffusion import WEIGHTS, band_shares, noise_error, p2_weight, variance_bound
 from pretask.pretexts import draw
 from pretask.pretexts.diffusion import diffuse, spread_levels, undiffuse
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
@@ -115,8 +115,9 @@ class P2Weighting(PretextTask):
         levels = spread_levels(len(self.weight) - 1, STEPS)
         drawn = reverse(self.average.predict, self.encoder.betas, noise, levels, step.generator)
         columns.append([Panel("drawn from noise", picture, "answer") for picture in seen(drawn)])
-        note = (
-            "What is the picture under little noise, under noise, and where hardly more than noise is left?"
+        shares = band_shares(self.weight, schedule.snr)
+        note = "What is under the noise? Of what counts, " + ", ".join(
+            f"{share:.0%} is {name}" for name, share in shares.items()
         )
         return Sheet("P2 weighting", note, [list(row) for row in zip(*columns, strict=True)])
 
