@@ -136,7 +136,12 @@ def test_preview_shows_noise_at_several_levels_and_answers():
     task = P2Weighting(loud(encoder()))
     sheet = task.preview(tiny.images(3), Step.at())
     rows = sheet.rows
-    assert sheet.note.endswith("45% is coarse, 49% is content, 6% is clean-up")
+    weight = 1 - (1 - linear_betas(1000)).cumprod(0)
+    snr = (1 - weight) / weight
+    shares = [
+        float(weight[part].sum() / weight.sum()) for part in (snr < 0.01, (snr >= 0.01) & (snr < 1), snr >= 1)
+    ]
+    assert sheet.note.endswith("{:.0%} is coarse, {:.0%} is content, {:.0%} is clean-up".format(*shares))
     captions = [panel.caption for panel in rows[0]]
     assert captions == [
         "the picture", "little noise", "without it", "noise", "without it", "hardly more than noise",
