@@ -110,7 +110,12 @@ def test_small_pictures_keep_their_resolution():
 def test_specs_survive_the_record():
     spec = EncoderSpec("resnet18:channels=[16, 32, 64, 128],stem_width=32", 5, 48)
     again = EncoderSpec(spec.full_name, **spec.inputs)
-    assert (again.full_name, again.inputs) == (spec.full_name, spec.inputs) and again.kwargs["channels"] == [16, 32, 64, 128]
+    assert (again.full_name, again.inputs) == (spec.full_name, spec.inputs) and again.kwargs["channels"] == [
+        16,
+        32,
+        64,
+        128,
+    ]
     with pytest.raises(UsageError, match="key=value"):
         EncoderSpec("resnet18:channels=[16")
 

@@ -41,9 +41,9 @@ def score(arm: str, protocol: str, value: float, half: float | None = 0.03, metr
 
 
 SCORES = [
-    score("encoder", "linear", 0.71), score("random:vit_tiny_patch16_224", "linear", 0.31), score("pixels", "linear", 0.44),
-    score("encoder", "knn", 0.62), score("random:vit_tiny_patch16_224", "knn", 0.24), score("pixels", "knn", 0.35),
-    score("encoder", "rankme", 48.2, None, "rank"), score("random:vit_tiny_patch16_224", "rankme", 11.0, None, "rank"),
+    score("encoder", "linear", 0.71), score("random:vit", "linear", 0.31), score("pixels", "linear", 0.44),
+    score("encoder", "knn", 0.62), score("random:vit", "knn", 0.24), score("pixels", "knn", 0.35),
+    score("encoder", "rankme", 48.2, None, "rank"), score("random:vit", "rankme", 11.0, None, "rank"),
     score("encoder", "uniformity", -2.31, None, "uniformity"),
 ]  # fmt: skip
 
@@ -52,7 +52,8 @@ def write_metrics(folder, steps: int = 200, end: float = 0.4, speed: float = 40,
     random = np.random.default_rng(seed)
     with (folder / "metrics.csv").open("w", newline="") as file:
         columns = ["step", "epoch", "lr", "weight_decay", "loss/rotation", "loss/total", "metric/accuracy",
-                   "watch/feature_std", "watch/rankme", "seconds/data", "seconds/compute", "samples_per_second"]  # fmt: skip
+                   "watch/feature_std", "watch/rankme", "seconds/data", "seconds/compute",
+                   "samples_per_second"]  # fmt: skip
         rows = csv.DictWriter(file, columns)
         rows.writeheader()
         for step in range(0, steps * 10, 10):
@@ -60,8 +61,8 @@ def write_metrics(folder, steps: int = 200, end: float = 0.4, speed: float = 40,
             row = dict.fromkeys(columns, "")
             row |= {"step": step, "epoch": step / 100, "lr": 1e-3 * np.sin(np.pi * (step + 1) / steps / 10),
                     "weight_decay": 0.05, "loss/rotation": loss, "loss/total": loss,
-                    "metric/accuracy": 1 - loss / 1.9 + random.normal(0, 0.02), "seconds/data": 0.01 * random.random(),
-                    "seconds/compute": 0.05, "samples_per_second": 2000 + 100 * random.random()}  # fmt: skip
+                    "metric/accuracy": 1 - loss / 1.9 + random.normal(0, 0.02),
+                    "seconds/data": 0.01 * random.random(), "seconds/compute": 0.05, "samples_per_second": 2000 + 100 * random.random()}  # fmt: skip
             if step % 100 == 0:
                 row |= {"watch/feature_std": 0.06 + 0.0001 * step, "watch/rankme": 8 + step / 60}
             rows.writerow(row)
@@ -73,7 +74,8 @@ def make_run(folder, slug: str = "rotation", number: int = 60, scores=SCORES, se
     config = {
         "task": slug, "options": {"crop_scale": [0.25, 1.0], "jitter": 0.4},
         "encoder": {"name": "resnet18", "in_chans": 3, "image_size": 32, "patch_size": None, "pool": None},
-        "data": {"source": "digits-on-textures", "samples": 1437, "classes": ["a", "b"]}, "chance": {"rotation": 1.3863},
+        "data": {"source": "digits-on-textures", "samples": 1437, "classes": ["a", "b"]},
+        "chance": {"rotation": 1.3863},
         "plan": {"optimizer": "sgd", "lr": 0.05, "epochs": 20, "batch_size": 64}, "seed": seed, "pretask": "0.1.0",
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -81,7 +83,9 @@ def make_run(folder, slug: str = "rotation", number: int = 60, scores=SCORES, se
     (folder / "evaluation.json").write_text(json.dumps(scores))
     environment = {"python": "3.11.9", "machine": {"cpu": 2}, "packages": {"torch": "2.9.0"}}
     (folder / "environment.json").write_text(json.dumps(environment))
-    (folder / "skipped.csv").write_text(f'path,reason\n"{HOSTILE.replace(chr(34), chr(34) * 2)}",truncated file\n')
+    (folder / "skipped.csv").write_text(
+        f'path,reason\n"{HOSTILE.replace(chr(34), chr(34) * 2)}",truncated file\n'
+    )
     (folder / "encoder.safetensors").write_bytes(b"")
     images, labels = pictures(number)
     rows = [
@@ -96,3 +100,97 @@ def make_run(folder, slug: str = "rotation", number: int = 60, scores=SCORES, se
     x[:, :10] += 2 * torch.nn.functional.one_hot(labels, 10)
     write_features(folder, x, labels, images, [f"digit {k}" for k in range(10)])
     return folder
+
+
+class Balance(HTMLParser):
+    """Every tag that is opened is closed, in order; what would be loaded from elsewhere is noted."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.loaded: list[str] = []
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loaded += [
+            v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("data:", "#"))
+        ]
+
+    def handle_endtag(self, tag):
+        if tag not in VOID and (not self.open or self.open.pop() != tag):
+            self.wrong.append(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def whole(page: str) -> Balance:
+    found = Balance(page)
+    assert not found.wrong and not found.open and not found.loaded, "balanced, and nothing from elsewhere"
+    return found
+
+
+def test_a_run_reads_in_words_with_its_numbers(tmp_path):
+    page = whole(write_run_report(make_run(tmp_path / "run")).read_text()).text
+    for words in (
+        "Rotation prediction",
+        "71.0 %",
+        "31.0 %",
+        "44.0 %",
+        "Raw pixels",
+        "Untrained network",
+        "1,437",
+    ):
+        assert words in page, words
+    assert "chance 1.39" in page or "1.39" in page
+    assert "truncated file" in page and "torch" in page
+
+
+def test_hostile_names_stay_names(tmp_path):
+    raw = write_run_report(make_run(tmp_path / "run")).read_text()
+    assert "<script>alert" not in raw and "alert('x')" in whole(raw).text
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["metrics.csv", "evaluation.json", "environment.json", "skipped.csv", "report/features.safetensors"],
+)
+def test_what_is_missing_or_broken_is_said_and_the_rest_shown(tmp_path, missing):
+    folder = make_run(tmp_path / "run")
+    (folder / missing).unlink()
+    assert "Rotation prediction" in whole(write_run_report(folder).read_text()).text
+    (folder / missing).write_bytes(b"\xff\xfe{ not what it should be")
+    assert "Rotation prediction" in whole(write_run_report(folder).read_text()).text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(PretaskError, match="no run folder"):
+        write_run_report(tmp_path)
+    (tmp_path / "config.yaml").write_text("- just\n- a list\n")
+    with pytest.raises(PretaskError, match="holds no settings"):
+        write_run_report(tmp_path)
+
+
+def test_the_best_of_three_runs_is_named_with_how_sure_that_is(tmp_path):
+    worse = [score("encoder", "linear", 0.52), score("pixels", "linear", 0.44)]
+    folders = [
+        make_run(tmp_path / "good", number=20),
+        make_run(tmp_path / "middling", "simclr", number=20, scores=worse, seed=1),
+        make_run(tmp_path / "poor", "mae", number=20, scores=[score("encoder", "linear", 0.30)], seed=2),
+    ]
+    page = whole(write_compare_report(tmp_path / "all.html", None, folders).read_text()).text
+    assert "Rotation prediction is best" in page and "as good as certain" in page
+    assert page.index("71.0 %") < page.index("52.0 %") < page.index("30.0 %")
+
+
+def test_a_loss_that_did_not_fall_is_not_called_success(tmp_path):
+    folder = make_run(tmp_path / "run", scores=[], end=1.386)
+    assert "rests at its chance level" in whole(write_run_report(folder).read_text()).text

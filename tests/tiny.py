@@ -32,6 +32,7 @@ ENCODERS = {
     "patches": "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2",
     "grid": "resnet10t:stem_width=8,channels=[16,32,48,64],zero_init_last=false",
     "denoiser": "unet:width=8,mults=[1,2]",
+    "dictionary": "sparse_dictionary:atoms=12,side=8",
 }
 
 

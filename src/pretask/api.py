@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,11 @@ import torch
 
 from pretask.data import Dataset, open_data
 from pretask.encoders import Encoder, load_encoder
-from pretask.encoders.image import Pool
 from pretask.errors import UsageError, need
-from pretask.evaluation.features import extract
+from pretask.evaluation.features import as_pool, extract
 from pretask.evaluation.protocols import evaluate as measure
 from pretask.evaluation.protocols import read_alike, test_part, test_part_of
 from pretask.evaluation.shortcuts import shortcuts as find_shortcuts
-from pretask.export import Format
 from pretask.export import export as export_encoder
 from pretask.posttrain import reinforce
 from pretask.pretrain import (
@@ -75,9 +72,10 @@ def encoder_and_data(
         raise UsageError(f"which data shall '{reference}' be judged by? give --data")
     if encoder is not None:
         modality = encoder.modality
+        fitting = encoder.reading
         if modality == "image":
-            own = {"image_size": encoder.inputs["image_size"], "channels": encoder.inputs["in_chans"]}
-            reading = {**own, **reading}
+            fitting = {"image_size": encoder.inputs["image_size"], "channels": encoder.inputs["in_chans"]}
+        reading = {**fitting, **reading}
     dataset = open_data(data, modality=modality, **reading)
     if encoder is None:
         encoder = load_encoder(reference, dataset.modality, **dataset.inputs)  # type: ignore[arg-type]
@@ -99,7 +97,7 @@ def evaluate(
     image_size: int | None = None,
     modality: str | None = None,
     reading: dict[str, Any] | None = None,
-    pool: Pool | None = None,
+    pool: str | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Measure what an encoder is worth.
@@ -133,7 +131,7 @@ def evaluate(
         same_classes(train_set, test_set)
     alike = {"modality": dataset.modality, **test_settings(dataset, settings)}
     outside = [open_data(source, **alike) for source in ood_data]
-    scores = measure(encoder, train_set, test_set, names, seed, outside=outside, pool=pool)
+    scores = measure(encoder, train_set, test_set, names, seed, outside=outside, pool=as_pool(pool))
     arm = "encoder" if is_run(reference) or isinstance(reference, Encoder) else str(reference)
     found = [{**score.to_dict(), "arm": arm, "data": test_set.name} for score in scores]
     if is_run(reference):
@@ -167,7 +165,7 @@ def embed(
     image_size: int | None = None,
     modality: str | None = None,
     reading: dict[str, Any] | None = None,
-    pool: Pool | None = None,
+    pool: str | None = None,
 ) -> tuple[Path, tuple[int, int]]:
     """Write one vector a sample.
 
@@ -192,7 +190,7 @@ def embed(
     arrow = need("pyarrow", "data") if path.suffix == ".parquet" else None
     settings = {**(reading or {}), **named(image_size=image_size)}
     encoder, dataset = encoder_and_data(reference, data, modality, settings)
-    features, labels = extract(encoder, dataset, pool=pool)
+    features, labels = extract(encoder, dataset, pool=as_pool(pool))
     vectors = features.numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     if arrow is None:
@@ -211,7 +209,7 @@ def embed(
     return path, vectors.shape
 
 
-def export(reference: str | Path, out: str | Path = "export", format: Format = "timm") -> Path:
+def export(reference: str | Path, out: str | Path = "export", format: str = "timm") -> Path:
     """Write a run's encoder for use without pretask, with a model card; see `pretask.export.export`."""
     return export_encoder(reference, out, format)
 
@@ -296,7 +294,7 @@ def shortcuts(
     """How far trivial statistics get at a method's question; see `evaluation.shortcuts`."""
     settings = {**(reading or {}), **named(image_size=image_size)}
     task, dataset = sample_task(slug, data, options or {}, settings, 2048, seed)
-    return [asdict(found) for found in find_shortcuts(task, dataset, seed)]
+    return [found._asdict() for found in find_shortcuts(task, dataset, seed)]
 
 
 def describe_data(

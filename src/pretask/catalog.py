@@ -24,7 +24,7 @@ class Row(NamedTuple):
         asks: what the network is asked.
         encoder: the default encoder; a vision transformer where the method needs patches.
         needs: `patches` where only a vision transformer fits, `denoiser` where only a diffusion model's
-            network does, `any` otherwise.
+            network does, `dictionary` where nothing but that, `any` otherwise.
         labels: whether its loss may read labels; to every other method they are not shown.
         kind: a `task` is trained; a `study` is run (`pretask study`), its path is `module:function`.
     """
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     hides: str
     asks: str
     encoder: str = "resnet18"
-    needs: Literal["any", "patches", "denoiser"] = "any"
+    needs: Literal["any", "patches", "denoiser", "dictionary"] = "any"
     labels: bool = False
     kind: Literal["task", "study"] = "task"
 
@@ -155,6 +155,19 @@ ROWS: tuple[Row, ...] = (
         "al., 2023), on ER-ACE (Caccia et al., ICLR 2022)",
         "how four tiles of a picture lay, or which way is up, while its class is learned from a stream",
         "how was the picture shuffled or turned, and of which class is it?",
+        labels=True,
+    ),
+    Row(
+        "ssdl",
+        "SSDL",
+        "image",
+        "pretask.methods.image.ssdl:SSDL",
+        "SSDL: Self-Supervised Dictionary Learning (Shao et al., ICME 2021), its details after the authors' "
+        "earlier papers",
+        "the labels of all pictures but a few, or of all",
+        "which class has a picture that is made of such atoms?",
+        "sparse_dictionary",
+        "dictionary",
         labels=True,
     ),
     Row(
