@@ -62,7 +62,8 @@ def write_metrics(folder, steps: int = 200, end: float = 0.4, speed: float = 40,
             row |= {"step": step, "epoch": step / 100, "lr": 1e-3 * np.sin(np.pi * (step + 1) / steps / 10),
                     "weight_decay": 0.05, "loss/rotation": loss, "loss/total": loss,
                     "metric/accuracy": 1 - loss / 1.9 + random.normal(0, 0.02),
-                    "seconds/data": 0.01 * random.random(), "seconds/compute": 0.05, "samples_per_second": 2000 + 100 * random.random()}  # fmt: skip
+                    "seconds/data": 0.01,
+                    "seconds/compute": 0.05, "samples_per_second": 2000 + 100 * random.random()}  # fmt: skip
             if step % 100 == 0:
                 row |= {"watch/feature_std": 0.06 + 0.0001 * step, "watch/rankme": 8 + step / 60}
             rows.writerow(row)

@@ -8,6 +8,7 @@ import typer
 from pretask import config
 from pretask.commands.explore import Data, Json, Modality, Reading
 from pretask.commands.output import SCORE_COLUMNS, print_json, print_table, score_rows
+from pretask.errors import UsageError
 
 
 def evaluate(
@@ -54,16 +55,24 @@ def report(
 
 
 def claim(
-    slug: Annotated[str, typer.Argument(help="A claim, or all.")],
+    slug: Annotated[str | None, typer.Argument(help="A claim, or all.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only show that it runs: no verdict.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Repetitions; default the claim's own.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of evidence.")] = Path("evidence"),
+    table: Annotated[bool, typer.Option("--table", help="Write docs/evidence.md from the evidence.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the experiment that a method's central statement stands or falls by."""
+    if table:
+        from pretask.studies.evidence import write_table
+
+        typer.echo(f"wrote {write_table(out)}")
+        return
     from pretask.studies.claim import list_claims
     from pretask.studies.experiment import run_claim
 
+    if slug is None:
+        raise UsageError(f"which claim? There is: all, {', '.join(list_claims())}")
     slugs = list_claims() if slug == "all" else [slug]
     results = [run_claim(name, quick=quick, seeds=seeds, out=out) for name in slugs]
     if as_json:
