@@ -77,6 +77,22 @@ def encoded(
     return encoder(apply_view(spec, image, draw_view(spec, len(image), generator, batch.get("size"))))
 
 
+def silent(width: int, classes: int) -> nn.Linear:
+    """A linear layer that begins by saying nothing."""
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, width, classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """One step, its gradient's norm cut at 1."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+
+
 class Tuned(NamedTuple):
     """An encoder trained further on labels, the linear layer it was trained with, and how."""
 
@@ -101,10 +117,7 @@ def fine_tuned(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Tuned:
-    """Train a copy of the encoder and a linear head on labels.
-
-    AdamW with layer-wise decay of the rate, warm-up and cosine, label smoothing and a random crop (a
-    small form of MAE's and BEiT's recipe). Mirroring is off: it hurts where left and right matter.
+    """Train a copy of the encoder and a linear head on labels, in a small form of MAE's and BEiT's recipe.
 
     Args:
         encoder: where to start; it is not changed.
@@ -116,7 +129,7 @@ def fine_tuned(
         layer_decay: a layer's rate is this times that of the layer above.
         label_smoothing: of the cross-entropy.
         crop_scale: area of the random crop.
-        flip: probability of mirroring.
+        flip: probability of mirroring; off, for it hurts where left and right matter.
         pool: `token`, `avg` or `token+avg`; None takes what the encoder gives.
         seed: of batches, crops and dropout.
         device: where to train, and where the encoder is then.
@@ -130,10 +143,7 @@ def fine_tuned(
     classes = int(train_set.labels.max()) + 1  # type: ignore[union-attr]  # `labelled` has seen them
     width = extract(encoder, train_set.subset(torch.arange(1)), pool=pool)[0].shape[1]
     place = pick_device(encoder, device)[1]
-    encoder = copy.deepcopy(encoder).to(place)
-    head = nn.Linear(width, classes, device=place)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    encoder, head = copy.deepcopy(encoder).to(place), silent(width, classes).to(place)
     optimizer = torch.optim.AdamW(groups(encoder, head, lr, weight_decay, layer_decay))
     batch_size = min(batch_size, len(train_set))
     total = epochs * steps_per_epoch(train_set, batch_size)
@@ -143,16 +153,11 @@ def fine_tuned(
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)  # of dropout
         for index, batch in enumerate(batches(train_set, batch_size, seed=seed, stop=total)):
-            batch = to_device(batch, place)
             generator = Step.at(index, total, seed=seed, device=place).generator
-            features = encoded(encoder, batch, train_set.modality, spec, generator)
-            loss = F.cross_entropy(
-                head(pooled(features, pool)), batch["label"], label_smoothing=label_smoothing
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_([*encoder.parameters(), *head.parameters()], 1.0)
-            optimizer.step()
+            features = encoded(encoder, to_device(batch, place), train_set.modality, spec, generator)
+            logits = head(pooled(features, pool))
+            loss = F.cross_entropy(logits, batch["label"].to(place), label_smoothing=label_smoothing)
+            descend(loss, optimizer, [*encoder.parameters(), *head.parameters()])
             schedule.step()
     detail = {"epochs": epochs, "steps": total, "batch_size": batch_size, "lr": lr, "pool": pool}
     return Tuned(encoder.eval(), head.requires_grad_(False).cpu(), detail)

@@ -145,6 +145,25 @@ def other_sets(dataset: Dataset) -> list[Dataset]:
     return [open_data(name, modality=dataset.modality, **read_alike(dataset)) for name in names]
 
 
+def without_labels(
+    chosen: dict[str, Protocol], data: str, note: Callable[[str], None] | None
+) -> dict[str, Protocol]:
+    """The protocols that need no labels; `note` is told of the others.
+
+    Raises:
+        UsageError: some need labels and were asked for: nobody is there to be told.
+    """
+    names = ", ".join(name for name, protocol in chosen.items() if protocol.labels)
+    if names and note is None:
+        raise UsageError(
+            f"{names} need labels and '{data}' has none: put the files into one folder a class, or ask for "
+            + ", ".join(name for name, protocol in PROTOCOLS.items() if not protocol.labels)
+        )
+    if names and note is not None:
+        note(f"{names} left out: '{data}' has no labels")
+    return {name: protocol for name, protocol in chosen.items() if not protocol.labels}
+
+
 def evaluate(
     encoder: nn.Module,
     train_set: Dataset,
@@ -182,15 +201,8 @@ def evaluate(
     if test_set is None:
         train_set, test_set = test_part(train_set, seed)
     unlabelled = [part.name for part in (train_set, test_set) if part.labels is None]
-    if unlabelled and any(protocol.labels for protocol in chosen.values()):
-        names = ", ".join(name for name, protocol in chosen.items() if protocol.labels)
-        if protocols is not None:
-            raise UsageError(
-                f"{names} need labels and '{unlabelled[0]}' has none: put the files into one folder a class, "
-                f"or ask for {', '.join(name for name, protocol in PROTOCOLS.items() if not protocol.labels)}"
-            )
-        note(f"{names} left out: '{unlabelled[0]}' has no labels")
-        chosen = {name: protocol for name, protocol in chosen.items() if not protocol.labels}
+    if unlabelled:
+        chosen = without_labels(chosen, unlabelled[0], note if protocols is None else None)
     look = partial(extract, encoder, device=device, pool=pool, precision=precision, cache=cache)
     takes = {protocol.takes for protocol in chosen.values()}
     parts = [look(part) for part in (train_set, test_set)] if takes & {"features", "outside"} else []
