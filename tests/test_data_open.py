@@ -408,8 +408,8 @@ def test_subset_limit_and_passing_a_data_set_through(embedded):
     )
     assert open_data(embedded) is embedded and len(open_data(embedded, limit=10)) == 10
     assert len(open_data(embedded, split="test")) == len(embedded.split("test"))
-    with pytest.raises(DataError, match="audio data are asked for"):
-        open_data("digits", modality="audio")
+    with pytest.raises(DataError, match="graph data are asked for"):
+        open_data("digits", modality="graph")
 
 
 def test_channel_statistics_are_those_of_the_pixels():

@@ -2,15 +2,17 @@
 
 from pretask.studies.claim import Arm, Claim, Comparison
 
+SKIPPED = 1e-9  # of the steps: a stage none of them falls to
+
 CLAIM = Claim(
     statement="Learning the next step, then the destination, then the whole future forecasts better than learning "
     "the whole future at once, and better than keeping the velocity.",
     arms={
         "ppt": Arm("ppt"),
         "future alone": Arm(
-            "ppt", {"shares": (0.0, 0.0, 0.0, 1.0), "distil_next": 0.0, "distil_destination": 0.0}
+            "ppt", {"shares": (SKIPPED, SKIPPED, SKIPPED, 1.0), "distil_next": 0.0, "distil_destination": 0.0}
         ),
-        "no next step": Arm("ppt", {"shares": (0.0, 1.0, 1.0, 6.0)}),
+        "no next step": Arm("ppt", {"shares": (SKIPPED, 1.0, 1.0, 6.0)}),
         "no distillation": Arm("ppt", {"distil_next": 0.0, "distil_destination": 0.0}),
         "constant velocity": Arm(None, encoder="raw"),
     },
