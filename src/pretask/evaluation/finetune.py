@@ -68,7 +68,7 @@ def labelled(dataset: Dataset) -> Dataset:
 
 
 def encoded(
-    encoder: nn.Module, batch: Batch, modality: str, spec: ViewSpec, generator: torch.Generator
+    encoder: Any, batch: Batch, modality: str, spec: ViewSpec, generator: torch.Generator
 ) -> Features:
     """Of pictures a view is encoded, of other data the sample as it is read."""
     if modality != "image":
