@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "rotation": Part("resnet10t:stem_width=16,channels=[32,64,128,256]", 900, 64, {}),
-    "mae": Part("vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4", 400, 128, {}),
+    "mae": Part("vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4", 200, 128, {}),
 }
 
 
