@@ -259,6 +259,11 @@ class TestEncoder:
             found = torch.from_numpy(session.run(None, {"image": IMAGES[:3].numpy()})[0])
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
+    def test_timm_does_not_know_it(self, task, tmp_path):
+        save_encoder(task.encoder, tmp_path / "encoder.safetensors")
+        with pytest.raises(UsageError, match="safetensors or onnx or torch"):
+            export(tmp_path / "encoder.safetensors", tmp_path / "out", "timm")
+
     def test_samples_have_length_1(self):
         model = SparseDictionary(in_chans=3, atoms=5, side=4)
         lengths = model.represent(torch.rand(3, 3, 9, 9)).norm(dim=1)

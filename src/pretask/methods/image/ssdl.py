@@ -307,8 +307,8 @@ class SSDL(PretextTask):
         rows = []
         for row, picture in enumerate(image):
             share, name = soft[row].max(0)
-            truth = f"class {int(name)}: {float(share):.0%}"
-            panels = [Panel("what it sees", picture), Panel("its soft label", truth, "truth", "text")]
+            label = f"class {int(name)}: {float(share):.0%}"
+            panels = [Panel("what it sees", picture), Panel("its soft label", label, "asked", "text")]
             said = f"class {int(scores[row].argmax())}"
             rows.append([*panels, Panel("what its code says", said, "answer", "text")])
         return Sheet("SSDL", "Which class does a picture belong to, as far as few labels reach?", rows)
