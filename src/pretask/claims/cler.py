@@ -20,7 +20,8 @@ from pretask.studies.bench import Bench
 from pretask.studies.claim import Arm, Claim, Comparison, Trained
 from pretask.task import Step
 
-LR = 0.03  # a short stream needs the larger of the paper's two rates
+# a small network: rate and weights are those of the paper's commands for its small one (miniImageNet)
+LR = 0.03
 SHARED: dict[str, Any] = {"buffer_size": 200, "num_tasks": TASKS}
 
 
@@ -66,9 +67,11 @@ CLAIM = Claim(
     "them in the end if it must also tell how its pictures were shuffled or turned; contrasting their views "
     "helps less.",
     arms={
-        "jigsaw": Arm("cler", SHARED, steps=0),
-        "rotation": Arm("cler", {"pretext": "rotation", "pretext_weight": 1.0, **SHARED}, steps=0),
-        "all stages shared": Arm("cler", {"shared_stages": 4, **SHARED}, steps=0),
+        "rotation": Arm("cler", {"pretext": "rotation", "pretext_weight": 0.3, **SHARED}, steps=0),
+        "jigsaw": Arm("cler", {"pretext_weight": 1.0, **SHARED}, steps=0),
+        "all stages shared": Arm(
+            "cler", {"pretext": "rotation", "pretext_weight": 0.3, "shared_stages": 4, **SHARED}, steps=0
+        ),
         "contrast": Arm(WithContrast, steps=0),  # type: ignore[arg-type]
         "er-ace": Arm("cler", {"pretext": "none", **SHARED}, steps=0),
         "fine-tuned": Arm("cler", {"pretext": "none", "base": "finetune", "num_tasks": TASKS}, steps=0),
@@ -76,11 +79,11 @@ CLAIM = Claim(
         "random": Arm(None),
     },
     comparisons=(
-        Comparison("final accuracy", "jigsaw", "er-ace"),
         Comparison("final accuracy", "rotation", "er-ace"),
-        Comparison("final accuracy", "jigsaw", "contrast"),
+        Comparison("final accuracy", "jigsaw", "er-ace"),
+        Comparison("final accuracy", "rotation", "contrast"),
         Comparison("final accuracy", "er-ace", "fine-tuned"),
-        Comparison("linear", "jigsaw", "er-ace"),
+        Comparison("linear", "rotation", "er-ace"),
     ),
     metrics=(learned,),
     encoder="resnet10t:stem_width=16,channels=[16,32,64,128]",
