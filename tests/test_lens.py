@@ -88,6 +88,14 @@ class TestPlayers:
             scale = gradient.abs().max().clamp(min=1e-4)
             assert (found[name] - gradient).abs().max() < 1e-3 * scale, name
 
+    def test_gradients_lie_in_memory_as_their_parameters(self):
+        """Convolutions on channels-last pictures give them otherwise, and a fused optimiser mixes them up."""
+        task = awake(lens())
+        found = gradients(task, tiny.images(4), Step.at())
+        assert any(gradient.ndim == 4 for gradient in found.values())
+        for name, parameter in task.named_parameters():
+            assert found[name].stride() == parameter.stride(), name
+
     def test_a_lens_that_is_the_only_learner_raises_the_loss(self):
         """Ascent, not descent: the direction is what is easy to get wrong."""
         task, batch = awake(lens(adversary="full", reconstruction_weight=0.0)).eval(), tiny.images(8)

@@ -57,6 +57,9 @@ class Learner:
         found = torch.autograd.grad(total, parameters, retain_graph=keep_graph, allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
+                # backward() would lay it out in memory as the parameter; fused optimisers rely on that
+                if gradient.stride() != parameter.stride():
+                    gradient = torch.empty_like(parameter).copy_(gradient)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def set_rates(self, index: int) -> None:
