@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pretask.data.films import look_at
 from pretask.errors import DataError, PretaskError, UsageError
 from pretask.pretexts.permutation import shuffle
 from pretask.puzzles.clips import clip_frames, clip_plan, clip_ranges, shrink, split_spatially
@@ -18,7 +19,7 @@ from pretask.puzzles.makers import VisualJigsawMaker
 from pretask.puzzles.numbers import draw_markers, take_out
 from pretask.puzzles.pictures import to_picture, to_tensor
 from pretask.puzzles.puzzle import gold
-from pretask.puzzles.sources import VideoFile, scenes
+from pretask.puzzles.sources import fetch, scenes
 from pretask.puzzles.tiles import centre_crop, slice_tiles
 from pretask.puzzles.verify import boxed, check_format, extract, integers, ordering_reward, repeats
 from pretask.puzzles.visual_jigsaw import depth_puzzle, gap_puzzle, image_puzzle, reward, video_puzzle
@@ -461,11 +462,11 @@ class TestMakers:
     def test_real_videos(self, real_data):
         pytest.importorskip("av")
         path = real_data("video_clips") / "ucf101_BaseballPitch.mp4"
-        video = VideoFile.open(path)
+        video = look_at(path)
         maker = VisualJigsawMaker(kind="video", shortest=1.0, clips=3)
         ((_, puzzle),) = maker(path)
         assert video.seconds > 1 and len(puzzle.pictures) % 3 == 0 and sorted(puzzle.answer) == [1, 2, 3]
-        late = video.fetch([[0, 1], [video.frames - 1, video.frames // 2]])
+        late = fetch(path, [[0, 1], [video.frames - 1, video.frames // 2]])
         assert not torch.equal(late[0][0], late[1][0])
         short = VisualJigsawMaker(kind="video")
         assert not list(short(path)) and "seconds" in short.skipped[0].reason

@@ -179,10 +179,10 @@ def test_refusals():
         shortcuts(PretextTask(torch.nn.Identity()), Pictures(40))
     with pytest.raises(UsageError, match="too few"):
         shortcuts(choice(in_the_light), Pictures(6))
-    video = Pictures(40)
-    video.modality = "video"
-    with pytest.raises(UsageError, match="video"):
-        shortcuts(choice(in_the_light), video)
+    tracks = Pictures(40)
+    tracks.modality = "track"
+    with pytest.raises(UsageError, match="track"):
+        shortcuts(choice(in_the_light), tracks)
 
 
 @pytest.mark.parametrize("name", trivial.STATISTICS["image"])

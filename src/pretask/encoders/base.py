@@ -24,6 +24,7 @@ class Encoder(nn.Module):
         name: what `build` was given, arguments behind a colon included.
         inputs: what `build` was told of the data; with the name it builds the same network again.
         pretrained: whether its weights were learned before: a task must not start them anew.
+        at_once: samples at most that protocols encode, or train on, at a time; None leaves it to them.
     """
 
     modality: ClassVar[str]
@@ -32,6 +33,7 @@ class Encoder(nn.Module):
     name: str
     inputs: dict[str, Any]
     pretrained: bool = False
+    at_once: int | None = None
 
     def encode(self, batch: Batch) -> Features:
         """What protocols judge and `embed` writes: the features of a batch as it is read."""

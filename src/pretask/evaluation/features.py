@@ -90,6 +90,7 @@ def compute(
     precision: Precision,
 ) -> Float[Tensor, "items dim"]:
     found = []
+    batch_size = min(batch_size, getattr(encoder, "at_once", None) or batch_size)
     with frozen(encoder, device) as place, torch.autocast(place.type, torch.bfloat16, precision == "bf16"):
         for rows in torch.arange(len(dataset)).split(len(dataset) if dataset.connected else batch_size):
             batch = to_device(dataset.batch(rows), place)

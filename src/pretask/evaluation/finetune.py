@@ -145,7 +145,7 @@ def fine_tuned(
     place = pick_device(encoder, device)[1]
     encoder, head = copy.deepcopy(encoder).to(place), silent(width, classes).to(place)
     optimizer = torch.optim.AdamW(groups(encoder, head, lr, weight_decay, layer_decay))
-    batch_size = min(batch_size, len(train_set))
+    batch_size = min(batch_size, len(train_set), getattr(encoder, "at_once", None) or batch_size)
     total = epochs * steps_per_epoch(train_set, batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total))
     spec = ViewSpec(getattr(encoder, "image_size", 1), scale=crop_scale, flip=flip)

@@ -1,6 +1,7 @@
 """Statistics of a sample that take no understanding: what a shortcut could live on.
 
-Each takes pictures (N, C, H, W) in [0, 1], or texts (N, L) as tokens with padding -1, to (N, features).
+Each takes pictures (N, C, H, W) or videos (N, C, T, H, W) in [0, 1], or texts (N, L) as tokens with padding -1, to
+(N, features).
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Pictures = Float[Tensor, "items chans h w"]
+Videos = Float[Tensor, "items chans frames h w"]
 Texts = Float[Tensor, "items length"]
 Statistic = Float[Tensor, "items features"]
 
@@ -80,6 +82,12 @@ def sharpness(image: Pictures) -> Statistic:
     return torch.stack([(part.abs().mean((1, 2, 3)) + EPS).log() for part in parts], dim=1)
 
 
+def changes(video: Videos) -> Statistic:
+    """How much each frame differs from the one before, as a share of what frames of this video do."""
+    steps = video.diff(dim=2).abs().mean((1, 3, 4))  # (N, frames - 1)
+    return steps / (steps.mean(1, keepdim=True) + EPS)
+
+
 def text_length(text: Texts) -> Statistic:
     """How many tokens: a translation is about as long as its source."""
     return (text >= 0).float().sum(1, keepdim=True)
@@ -101,6 +109,7 @@ STATISTICS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
         "JPEG grid": jpeg_grid,
         "sharpness": sharpness,
     },
+    "video": {"mean colour": mean_colour, "changes": changes},
     "text": {"length": text_length, "tokens": text_tokens},
 }
 """By modality and name."""

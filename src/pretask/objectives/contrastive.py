@@ -145,6 +145,33 @@ def info_nce(
     return log_sum_exp(query / temperature, negatives, extra=agreement) - agreement.mean()
 
 
+def in_batch_nce(
+    query: Float[Tensor, "batch dim"], key: Float[Tensor, "batch dim"], temperature: float
+) -> Float[Tensor, ""]:
+    """InfoNCE within a batch: each query finds its own key among those of all samples, of all processes. Both
+    sides learn; of N alike the loss is ln N.
+
+    Args:
+        query: a row a sample; normalised here.
+        key: what it belongs to, another vector of the same sample; normalised here.
+        temperature: divides the cosine similarities.
+    """
+    query, key = unit(query), unit(key)
+    agreement = (query * key).sum(1).mean() / temperature
+    return log_sum_exp(query / temperature, gather(key)) - agreement
+
+
+def triplet(
+    anchor: Float[Tensor, "batch dim"],
+    positive: Float[Tensor, "batch dim"],
+    negative: Float[Tensor, "batch dim"],
+    margin: float,
+) -> Float[Tensor, ""]:
+    """Mean of max(0, cos(anchor, negative) - cos(anchor, positive) + margin)."""
+    anchor, positive, negative = unit(anchor), unit(positive), unit(negative)
+    return ((anchor * (negative - positive)).sum(1) + margin).clamp(min=0).mean()
+
+
 def multi_positive(
     embedding: Float[Tensor, "batch dim"],
     group: Int[Tensor, "batch"],

@@ -162,7 +162,30 @@ def apply_view(spec: ViewSpec, image: Tensor, view: View) -> Float[Tensor, "batc
         view: what to apply; replaying it gives the same pixels.
     """
     view = view.to(image.device)
-    out = crop(image, view.box, view.flip, spec.size, spec.interpolation)
+    return recolour(spec, crop(image, view.box, view.flip, spec.size, spec.interpolation), view)
+
+
+def apply_view_to_video(
+    spec: ViewSpec, video: Tensor, view: View
+) -> Float[Tensor, "batch chans frames size size"]:
+    """The same view of each frame of a video: float in [0, 1].
+
+    Args:
+        spec: the kind of view `view` was drawn for.
+        video: (B, C, T, H, W), uint8 or float in [0, 1]; whole frames on any canvas.
+        view: what to apply, a row a video.
+    """
+    view, frames = view.to(video.device), video.shape[2]
+    out = crop(video.flatten(1, 2), view.box, view.flip, spec.size, spec.interpolation)
+    pictures = out.unflatten(1, (-1, frames)).transpose(1, 2).flatten(0, 1)
+    each = View(*(value.repeat_interleave(frames, 0) for value in view))
+    return recolour(spec, pictures, each).unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def recolour(
+    spec: ViewSpec, out: Float[Tensor, "batch chans size size"], view: View
+) -> Float[Tensor, "batch chans size size"]:
+    """What a view does to colours and sharpness, perhaps in place."""
     if spec.jitter:
         out = jitter(out, view.jitter, view.order, view.factors)
     if spec.grey and out.shape[1] == 3:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 
 from pretask.data.dataset import Skipped
-from pretask.errors import DataError, PretaskError
+from pretask.data.formats import Broken
+from pretask.errors import DataError, UsageError
 from pretask.puzzles.clips import clip_plan
 from pretask.puzzles.depth import depth_points
 from pretask.puzzles.pictures import resized
 from pretask.puzzles.puzzle import Puzzle
-from pretask.puzzles.sources import pictures, scenes, videos
+from pretask.puzzles.sources import fetch, pictures, scenes, videos
 from pretask.puzzles.tiles import centre_crop
 from pretask.puzzles.visual_jigsaw import depth_puzzle, gap_puzzle, image_puzzle, video_puzzle
 from pretask.task import Step
@@ -105,19 +106,19 @@ class VisualJigsawMaker:
 
     def of_videos(self, source: Any, limit: int | None, draws: Draws) -> Made:
         pieces = self.clips * self.clip_grid[0] * self.clip_grid[1]
-        for video in videos(source, limit, self.skipped):
-            if video.seconds < self.shortest:
-                reason = f"{video.seconds:.1f} seconds, fewer than {self.shortest:g}"
-                self.skipped.append(Skipped(video.path.name, reason))
+        for path, film in videos(source, limit, self.skipped):
+            if film.seconds < self.shortest:
+                reason = f"{film.seconds:.1f} seconds, fewer than {self.shortest:g}"
+                self.skipped.append(Skipped(path.name, reason))
                 continue
             try:
-                clips = video.fetch(clip_plan(video.frames, video.fps, self.clips, self.trim, self.frames))
-            except PretaskError as error:
-                self.skipped.append(Skipped(video.path.name, str(error)))
+                clips = fetch(path, clip_plan(film.frames, film.fps, self.clips, self.trim, self.frames))
+            except (Broken, UsageError) as error:
+                self.skipped.append(Skipped(path.name, str(error)))
                 continue
             for _ in range(self.copies):
                 order = torch.randperm(pieces, generator=next(draws))
-                yield video.path.name, video_puzzle(clips, order, self.clip_grid, wrapper=self.wrapper)
+                yield path.name, video_puzzle(clips, order, self.clip_grid, wrapper=self.wrapper)
 
     def of_scenes(self, source: Any, limit: int | None, draws: Draws) -> Made:
         for name, image, depth in scenes(source, limit, self.skipped):

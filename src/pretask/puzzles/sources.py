@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from pretask.data.dataset import Skipped, spread
+from pretask.data.films import SUFFIXES as VIDEOS
+from pretask.data.films import Film, look_at, read_frames
 from pretask.data.find import find_source
 from pretask.data.formats import Broken, flat, open_picture, reasons
 from pretask.data.pictures import match_channels, to_unit, upright
 from pretask.data.stores import Store
-from pretask.errors import DataError, need
+from pretask.errors import DataError
 from pretask.puzzles.pictures import to_tensor
 
-VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 MILLIMETRES = 1000.0
 SMALLEST = 84  # pixels; the paper drops pictures with a shorter side
 SKIPPED = list[Skipped]
@@ -88,66 +87,8 @@ def decoded(raw: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(upright(array, opened.orientation)))
 
 
-@dataclass(frozen=True)
-class VideoFile:
-    """A video of which frames can be fetched.
-
-    Args:
-        path: of the file.
-        frames: how many there are.
-        fps: frames a second.
-    """
-
-    path: Path
-    frames: int
-    fps: float
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.fps
-
-    @classmethod
-    def open(cls, path: Path) -> VideoFile:
-        """
-        Raises:
-            DataError: it cannot be read.
-        """
-        av = need("av", "video")
-        try:
-            with av.open(str(path)) as container:
-                stream = container.streams.video[0]
-                rate = float(stream.average_rate or Fraction(25))
-                count = sum(packet.pts is not None for packet in container.demux(stream))
-        except (av.FFmpegError, IndexError, OSError) as error:
-            raise DataError(f"{path.name} cannot be read as a video: {error}") from error
-        if not count:
-            raise DataError(f"{path.name} holds no frames")
-        return cls(path, count, rate)
-
-    def fetch(self, clips: Sequence[Sequence[int]]) -> list[Tensor]:
-        """The frames of each clip as bytes (T, C, H, W).
-
-        Raises:
-            DataError: the file breaks before the last of them.
-        """
-        av, wanted = need("av", "video"), {index for clip in clips for index in clip}
-        found: dict[int, Tensor] = {}
-        try:
-            with av.open(str(self.path)) as container:
-                for index, frame in enumerate(container.decode(video=0)):
-                    if index in wanted:
-                        found[index] = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
-                    if len(found) == len(wanted):
-                        break
-        except av.FFmpegError as error:
-            raise DataError(f"{self.path.name} breaks off: {error}") from error
-        if len(found) < len(wanted):
-            raise DataError(f"{self.path.name} has fewer frames than it says ({self.frames})")
-        return [torch.stack([found[index] for index in clip]) for clip in clips]
-
-
-def videos(source: str | Path, limit: int | None, skipped: SKIPPED) -> Iterator[VideoFile]:
-    """The video files of a folder, or the one file.
+def videos(source: str | Path, limit: int | None, skipped: SKIPPED) -> Iterator[tuple[Path, Film]]:
+    """The video files of a folder, or the one file, and what they are.
 
     Raises:
         DataError: there are none.
@@ -160,9 +101,23 @@ def videos(source: str | Path, limit: int | None, skipped: SKIPPED) -> Iterator[
         raise DataError(f"{source} holds no videos ({' '.join(VIDEOS)})")
     for path in paths[:limit]:
         try:
-            yield VideoFile.open(path)
-        except DataError as error:
+            yield path, look_at(path)
+        except Broken as error:
             skipped.append(Skipped(path.name, str(error)))
+
+
+def fetch(path: Path, clips: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The frames of each clip of a video file as bytes (T, C, H, W).
+
+    Raises:
+        Broken: the file breaks off before the last of them.
+    """
+    wanted = {number for clip in clips for number in clip}
+    found = {
+        number: torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
+        for number, frame in read_frames(path, list(wanted))
+    }
+    return [torch.stack([found[number] for number in clip]) for clip in clips]
 
 
 def scenes(source: str | Path, limit: int | None, skipped: SKIPPED) -> Iterator[tuple[str, Tensor, Tensor]]:
