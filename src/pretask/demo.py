@@ -20,17 +20,20 @@ PROTOCOLS = ("knn", "linear")
 
 
 class Part(NamedTuple):
-    """One method of the demo: its encoder, how long it trains, and what it is told."""
+    """One method of the demo: its encoder, how long it trains, how fast, and what it is told."""
 
     encoder: str
     steps: int
     batch_size: int
+    lr: float | str
     options: dict[str, Any]
 
 
 PARTS = {
-    "rotation": Part("resnet10t:stem_width=16,channels=[32,64,128,256]", 900, 64, {}),
-    "mae": Part("vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4", 200, 128, {}),
+    "rotation": Part(
+        "resnet10t:stem_width=16,channels=[32,64,128,256]", 800, 64, 0.1, {"crop_scale": (0.6, 1.0)}
+    ),
+    "mae": Part("vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4", 300, 128, "auto", {}),
 }
 
 
@@ -56,7 +59,7 @@ def run(out: str | Path = "demo", *, overwrite: bool = False, seed: int = 0) -> 
     for slug, part in PARTS.items():
         trained = train(
             slug, DATA, part.encoder, folder / slug, options=part.options, max_steps=part.steps,
-            batch_size=part.batch_size, seed=seed, evaluate=False,
+            batch_size=part.batch_size, lr=part.lr, seed=seed, evaluate=False,
         )  # fmt: skip
         untrained = make_encoder(part.encoder, dataset, seed=seed)
         own = measured(slug, trained.load_encoder(), parts, seed)

@@ -104,7 +104,7 @@ CLAIM = Claim(
     ),
     metrics=(measures,),
     encoder="resnet10t:stem_width=8,channels=[16,32,64,128]",
-    steps=200,
+    steps=300,
     batch_size=32,
     labelled=2_000,
     test=1_000,

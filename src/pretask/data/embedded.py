@@ -49,6 +49,15 @@ def windows(
     return pixels[which, top + along.view(1, -1, 1), left + along.view(1, 1, -1)].permute(0, 3, 1, 2)
 
 
+def turned(
+    pictures: UInt8[Tensor, "count chans side side"], rng: np.random.Generator
+) -> UInt8[Tensor, "count chans side side"]:
+    """Each picture turned by a random right angle: what it shows has no way up any more."""
+    quarters = torch.from_numpy(rng.integers(4, size=len(pictures))).view(-1, 1, 1, 1)
+    every = torch.stack([pictures.rot90(k, (-2, -1)) for k in range(4)])
+    return every.gather(0, quarters.expand(pictures.shape).unsqueeze(0)).squeeze(0)
+
+
 def placed(
     digits: Float[Tensor, "count 8 8"], side: int, rng: np.random.Generator
 ) -> Float[Tensor, "count 1 side side"]:
@@ -77,7 +86,8 @@ def divided(target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 def digits_on_textures(seed: int = 0) -> Source:
     """Handwritten digits at random places on photographed textures, both in random colours; 10 classes.
 
-    No test picture shows a digit that a training picture shows.
+    The textures are turned at random, so that only the digits have a way up. No test picture shows a digit
+    that a training picture shows.
     """
     from sklearn.datasets import load_digits
 
@@ -90,7 +100,8 @@ def digits_on_textures(seed: int = 0) -> Source:
     for part, count in (("train", TRAIN), ("test", TEST)):
         chosen = np.resize(rng.permutation(sources[part]), count)
         ground = torch.cat([windows(t, -(-count // len(textures)), SIDE, rng) for t in textures])
-        ground = ground[torch.from_numpy(rng.permutation(len(ground))[:count])].float() / 255
+        ground = ground[torch.from_numpy(rng.permutation(len(ground))[:count])]
+        ground = turned(ground, rng).float() / 255
         parts[part] = (painted(placed(ink[chosen], SIDE, rng), ground, rng).numpy(), target[chosen])
     return from_arrays("digits-on-textures", parts)
 
