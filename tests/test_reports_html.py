@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from pretask.api import report
 from pretask.errors import PretaskError
 from pretask.reports.html import write_compare_report, write_run_report
 from pretask.reports.map import write_features
@@ -195,3 +196,15 @@ def test_the_best_of_three_runs_is_named_with_how_sure_that_is(tmp_path):
 def test_a_loss_that_did_not_fall_is_not_called_success(tmp_path):
     folder = make_run(tmp_path / "run", scores=[], end=1.386)
     assert "rests at its chance level" in whole(write_run_report(folder).read_text()).text
+
+
+def test_one_run_goes_where_it_is_asked_to_go(tmp_path):
+    page = report([make_run(tmp_path / "run", number=20)], tmp_path / "else" / "page.html")
+    assert page == tmp_path / "else" / "page.html" and "Did it work?" in page.read_text()
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_raw_data_are_a_baseline_and_not_the_run(tmp_path):
+    scores = [score("encoder", "linear", 0.5), score("random:gcn", "linear", 0.2), score("raw", "linear", 0.9)]
+    page = whole(write_run_report(make_run(tmp_path / "run", number=20, scores=scores)).read_text()).text
+    assert "but raw data are still better" in page and "clearly worse" in page

@@ -31,6 +31,7 @@ from pretask.puzzles.write import write_puzzles
 from pretask.registry import build_task
 from pretask.reports.html import write_compare_report, write_run_report
 from pretask.run import Run
+from pretask.studies.advice import advise
 from pretask.studies.compare import compare
 from pretask.task import PretextTask
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from pretask.pretrain import DataSource
 
 __all__ = [
-    "compare", "describe_data", "embed", "evaluate", "export", "preview", "reinforce", "report", "shortcuts",
+    "advise", "compare", "describe_data", "embed", "evaluate", "export", "preview", "reinforce", "report", "shortcuts",
     "train", "write_puzzles",
 ]  # fmt: skip
 
@@ -312,6 +313,6 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path | None = Non
         UsageError: no run was given.
     """
     folders = [runs] if isinstance(runs, (str, Path)) else list(runs)
-    if len(folders) == 1 and out is None:
-        return write_run_report(folders[0])
+    if len(folders) == 1:
+        return write_run_report(folders[0], out)
     return write_compare_report(out or "compare.html", None, folders)

@@ -20,6 +20,7 @@ from pretask.registry import build_task
 from pretask.reports.html import write_run_report
 from pretask.reports.map import MOST, write_features
 from pretask.reports.sheet import render
+from pretask.reports.thumbs import small
 from pretask.run import Run
 from pretask.task import PretextTask, Step
 from pretask.training.loop import fit
@@ -330,8 +331,8 @@ def judge(job: Job, run: Run) -> None:
         run.add_scores([{**score.to_dict(), "arm": arm, "data": job.dataset.name} for score in scores])
     shown = test_set.subset(torch.linspace(0, len(test_set) - 1, min(MOST, len(test_set))).long())
     features, labels = extract(encoder, shown)
-    images = shown.batch(range(len(shown)))["image"] if shown.modality == "image" else None
-    write_features(run.folder, features, labels, images, shown.classes)
+    images, words = small(shown)
+    write_features(run.folder, features, labels, images, shown.classes, words)
 
 
 def arms(encoder: Encoder, seed: int) -> dict[str, Encoder]:

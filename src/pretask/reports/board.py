@@ -30,8 +30,8 @@ MEANING = {
 LABELLED = ("linear", "knn", "finetune", "fewshot", "retrieval", "bitext", "transfer")
 """Protocols that say what an encoder is worth, the most telling first."""
 
-BASELINES = {"random": "the same network untrained", "pixels": "the raw pixels"}
-"""What a method must beat to be worth its cost."""
+BASELINES = ("random", "pixels")
+"""Kinds of encoders that a method must beat to be worth its cost: the same network untrained, the raw data."""
 
 SHARES = ("accuracy", "top1", "top5", "map", "recall", "auroc", "f1")
 """Metrics in [0, 1] that are printed as percentages."""
@@ -44,7 +44,7 @@ class Entry:
     Args:
         arm: its name in the scores.
         label: its name for a reader.
-        kind: `run`, `random`, `pixels` or `other`.
+        kind: `run`, `random`, `pixels` (raw data of any kind) or `other`.
         low: lower end of the 95 % interval, or None where none was measured.
         high: upper end.
         n: test samples.
@@ -59,6 +59,11 @@ class Entry:
     high: float | None
     n: int | None
     chance: float | None = None
+
+    @property
+    def in_words(self) -> str:
+        """What it is, inside a sentence."""
+        return "the same network untrained" if self.kind == "random" else f"the {self.label.lower()}"
 
     @property
     def has_interval(self) -> bool:
@@ -111,7 +116,7 @@ class Group:
 
 
 def kind_of(arm: str) -> str:
-    if arm == "pixels":
+    if arm in ("pixels", "raw"):
         return "pixels"
     if arm.partition(":")[0] in ("random", "untrained"):
         return "random"
@@ -120,9 +125,10 @@ def kind_of(arm: str) -> str:
 
 def label_of(arm: str) -> str:
     name = arm.partition(":")[2]
-    return {"pixels": "Raw pixels", "random": "Untrained network"}.get(kind_of(arm)) or (
-        f"{name} (published weights)" if arm.startswith("timm:") else arm
-    )
+    known = {"pixels": "Raw pixels", "raw": "Raw data"}.get(arm)
+    if known or kind_of(arm) == "random":
+        return known or "Untrained network"
+    return f"{name} (published weights)" if arm.startswith("timm:") else arm
 
 
 def to_entry(score: dict[str, Any], own: str) -> Entry:

@@ -34,15 +34,27 @@ COMPARED = [
 ]  # fmt: skip
 
 
-def write_run_report(folder: str | Path) -> Path:
-    """Write report.html into a run folder. What the folder lacks is said in its place.
+def write_run_report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of a run. What its folder lacks is said in its place.
+
+    Args:
+        folder: the run.
+        out: the page (`*.html`), or a folder that gets a report.html; default the run's own.
 
     Raises:
         PretaskError: it is no run folder, or its config.yaml cannot be read.
     """
     record = read(folder)
-    path = record.folder / "report.html"
-    write_text(path, run_page(record))
+    page = render("run.html.j2", sections=SECTIONS, **about(record), **embedding_map(record.folder))
+    path = page_path(out or record.folder)
+    write_text(path, page)
+    return path
+
+
+def page_path(out: str | Path) -> Path:
+    """Where a page goes; its folder is made."""
+    path = Path(out) if Path(out).suffix == ".html" else Path(out) / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -62,48 +74,56 @@ def write_compare_report(
     """
     if not run_folders:
         raise UsageError("a comparison needs at least one run folder")
-    records = [read(folder) for folder in run_folders]
-    path = Path(out) if Path(out).suffix == ".html" else Path(out) / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheets: list[Picture | None] = [next(iter(pictures(record, 1)), None) for record in records]
-    write_text(path, render("compare.html.j2", sections=COMPARED, **comparison(records, rows, sheets)))
+    path = page_path(out)
+    write_text(path, render("compare.html.j2", sections=COMPARED, **about_all(run_folders, rows)))
     return path
 
 
-def run_page(record: Record) -> str:
-    """The page of a run."""
-    data, problem = embedding_map(record)
-    return render(
-        "run.html.j2",
-        sections=SECTIONS,
-        record=record,
-        reference=shlex.quote(record.folder.as_posix()),
-        finished=(record.folder / "encoder.safetensors").is_file(),
-        summary=summary(record),
-        verdict=judge(record),
-        tiles=tiles(record),
-        groups=groups(record.scores, own=f"{record.title} (this run)"),
-        charts=drawn(charts(record)),
-        sheets=pictures(record, SHEETS),
-        map=data,
-        map_json=None if data is None else {key: value for key, value in data.items() if key != "sprite"},
-        map_problem=problem,
-        neighbours=[] if data is None else neighbour_rows(data),
-        use=usage(record),
-        config=tables(record.config, "Run"),
-        environment=tables(record.environment, "Machine and versions"),
-    )
+def about_all(
+    run_folders: Sequence[str | Path], rows: Sequence[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """What a page says of several runs.
+
+    Raises:
+        PretaskError: one of them is no run folder, or its config.yaml cannot be read.
+    """
+    records = [read(folder) for folder in run_folders]
+    sheets: list[Picture | None] = [next(iter(pictures(record, 1)), None) for record in records]
+    return comparison(records, rows, sheets)
 
 
-def embedding_map(record: Record) -> tuple[dict[str, Any] | None, str]:
-    """What the map shows, or why there is none."""
+def about(record: Record) -> dict[str, Any]:
+    """What a page says of a run, but for its map."""
+    return {
+        "record": record,
+        "reference": shlex.quote(record.folder.as_posix()),
+        "finished": (record.folder / "encoder.safetensors").is_file(),
+        "summary": summary(record),
+        "verdict": judge(record),
+        "tiles": tiles(record),
+        "groups": groups(record.scores, own=f"{record.title} (this run)"),
+        "charts": drawn(charts(record)),
+        "sheets": pictures(record, SHEETS),
+        "use": usage(record),
+        "config": tables(record.config, "Run"),
+        "environment": tables(record.environment, "Machine and versions"),
+    }
+
+
+def embedding_map(folder: str | Path) -> dict[str, Any]:
+    """What a page shows of a run's embeddings, or why it shows nothing."""
     try:
-        embedded = map.read_features(record.folder)
-        if embedded is not None:
-            return map.payload(embedded), ""
-        return None, f"No features were kept beside this run ({map.FILE.as_posix()})."
+        embedded = map.read_features(folder)
+        problem = f"No features were kept beside this run ({map.FILE.as_posix()})."
+        data = None if embedded is None else map.payload(embedded)
     except PretaskError as error:
-        return None, str(error)
+        data, problem = None, str(error)
+    return {
+        "map": data,
+        "map_json": None if data is None else {key: value for key, value in data.items() if key != "sprite"},
+        "map_problem": problem,
+        "neighbours": [] if data is None else neighbour_rows(data),
+    }
 
 
 def neighbour_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -174,9 +194,10 @@ def tiles(record: Record) -> list[dict[str, str]]:
 
 
 def baseline_words(group: Group) -> str:
-    short = {"random": "untrained", "pixels": "raw pixels"}
     known = [
-        f"{short[kind]} {group.show(entry.value)}" for kind in BASELINES if (entry := group.of_kind(kind))
+        f"{'untrained' if kind == 'random' else entry.label.lower()} {group.show(entry.value)}"
+        for kind in BASELINES
+        if (entry := group.of_kind(kind))
     ]
     return " · ".join(known) or "no baseline measured"
 

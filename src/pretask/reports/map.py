@@ -1,7 +1,7 @@
 """The map of embeddings: features and thumbnails kept beside a run, laid out in the plane.
 
 `report/features.safetensors` holds `X` (N, D), and where there are any `y` (N,) labels and
-`thumbnails` (N, 3, 32, 32) uint8; class names stand in its header.
+`thumbnails` (N, 3, 32, 32) uint8; names of classes and words about samples stand in its header.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -39,6 +40,7 @@ class Embedded:
     y: np.ndarray | None
     thumbnails: np.ndarray | None
     classes: list[str] | None
+    words: list[str] | None = None
 
 
 def write_features(
@@ -47,6 +49,7 @@ def write_features(
     y: Int[Tensor, "samples"] | None = None,
     images: Tensor | None = None,
     classes: list[str] | None = None,
+    words: Sequence[str] = (),
 ) -> Path:
     """Keep features for the report of a run; at most `MOST` samples, evenly spaced.
 
@@ -56,6 +59,7 @@ def write_features(
         y: labels, for colour only.
         images: (N, C, H, W) pictures, uint8 or in [0, 1], made into thumbnails.
         classes: names of the labels.
+        words: about each sample: its name, or the text it is.
     """
     keep = torch.linspace(0, len(x) - 1, min(MOST, len(x))).round().long()
     tensors = {"X": x.detach().cpu().float()[keep].contiguous()}
@@ -66,7 +70,9 @@ def write_features(
     path = Path(folder, FILE)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"classes": json.dumps(classes or [])})
+    kept = [words[row] for row in keep.tolist()] if any(words) else []
+    header = {"classes": json.dumps(classes or []), "words": json.dumps(kept)}
+    save_file(tensors, partial, metadata=header)
     os.replace(partial, path)
     return path
 
@@ -95,16 +101,21 @@ def read_features(folder: str | Path) -> Embedded | None:
             x = file.get_tensor("X").astype(np.float32)
             y = file.get_tensor("y") if "y" in names else None
             pictures = file.get_tensor("thumbnails") if "thumbnails" in names else None
-            classes = json.loads((file.metadata() or {}).get("classes", "[]")) or None
+            header = file.metadata() or {}
+            classes, words = (json.loads(header.get(key, "[]")) or None for key in ("classes", "words"))
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise PretaskError(f"{FILE} cannot be read: {error}") from error
-    if x.ndim != 2 or any(part is not None and len(part) != len(x) for part in (y, pictures)):
+    if x.ndim != 2 or any(part is not None and len(part) != len(x) for part in (y, pictures, words)):
         raise PretaskError(f"{FILE} holds parts of different lengths")
     if not np.isfinite(x).all():
         raise PretaskError("some features are not finite numbers")
     keep = np.linspace(0, len(x) - 1, min(MOST, len(x))).round().astype(int)
     return Embedded(
-        x[keep], None if y is None else y[keep], None if pictures is None else pictures[keep], classes
+        x[keep],
+        None if y is None else y[keep],
+        None if pictures is None else pictures[keep],
+        classes,
+        None if words is None else [str(words[row]) for row in keep],
     )
 
 
@@ -177,6 +188,7 @@ def payload(embedded: Embedded, seed: int = 0) -> dict[str, Any]:
         "x": plane[:, 0].round(4).tolist(), "y": plane[:, 1].round(4).tolist(),
         "neighbours": order.tolist(), "cosines": cosine.round(3).tolist(),
         "side": SIDE, "columns": 0, "sprite": "", "labels": None, "classes": [],
+        "words": embedded.words,
     }  # fmt: skip
     if embedded.thumbnails is not None:
         data["sprite"], data["columns"], data["rows"] = sprite(embedded.thumbnails)

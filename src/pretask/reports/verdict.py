@@ -101,7 +101,7 @@ def judge(record: Record) -> Verdict:
     interval = f", 95 % interval {group.show(own.low)} to {group.show(own.high)}" if own.has_interval else ""
     others = {kind: entry for kind in BASELINES if (entry := group.of_kind(kind))}
     worth = [f"{group.title}: {group.show(own.value)} {group.metric}{interval} ({group.meaning})."]
-    worth += [compare_words(group, own, entry, BASELINES[kind]) for kind, entry in others.items()]
+    worth += [compare_words(group, own, entry, entry.in_words) for entry in others.values()]
     return measured(own, others, worth + reasons)
 
 
@@ -114,7 +114,8 @@ def measured(own: Entry, others: dict[str, Entry], reasons: list[str]) -> Verdic
     if all(beaten.values()):
         return Verdict("good", "Yes, it worked.", reasons, [USE])
     if beaten.get("random") and not ahead.get("pixels", True):
-        return Verdict("mixed", "It learned, but raw pixels are still better.", reasons, [LONGER])
+        raw = others["pixels"].label.lower()
+        return Verdict("mixed", f"It learned, but {raw} are still better.", reasons, [LONGER])
     if all(ahead.values()):
         return Verdict("mixed", "Probably: it is ahead, but not beyond doubt.", reasons, [MORE_TESTS, LONGER])
     return Verdict("bad", "No: it is not better than doing nothing.", reasons, [LONGER, SHORTCUT])

@@ -40,14 +40,22 @@ def read(folder: str | Path = "evidence") -> dict[str, Result]:
     Raises:
         PretaskError: a file is no result.
     """
-    results = {}
-    for path in sorted(Path(folder).glob("*.json")):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            results[result["slug"]] = result
-        except (ValueError, KeyError, TypeError) as error:
-            raise PretaskError(f"{path} is no result: {error}; run `pretask claim` again") from error
-    return results
+    results = map(read_result, sorted(Path(folder).glob("*.json")))
+    return {result["slug"]: result for result in results}
+
+
+def read_result(path: Path) -> Result:
+    """The result in a file.
+
+    Raises:
+        PretaskError: it holds none.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        result["slug"]  # noqa: B018 - there must be one
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PretaskError(f"{path} is no result: {error}; run `pretask claim` again") from error
+    return result
 
 
 def freshness(result: Result) -> str:

@@ -1,7 +1,6 @@
 /* The map of embeddings: point to see, click (or Enter) for neighbours, arrow keys to walk, drag to move. */
-(() => {
-  const data = JSON.parse(document.getElementById("map-data").textContent);
-  const map = document.querySelector(".map"), canvas = map.querySelector("canvas"), tip = map.querySelector(".tip");
+function mountMap(root, data) {
+  const map = root.querySelector(".map"), canvas = map.querySelector("canvas"), tip = map.querySelector(".tip");
   const aside = map.querySelector("aside"), spoken = map.querySelector(".sr"), pen = canvas.getContext("2d");
   const total = data.x.length, off = new Set(), PAD = 26;
   let view = { zoom: 1, x: 0.5, y: 0.5 }, hover = -1, chosen = -1, pictures = false, colours = [], sprite = null, drag = null;
@@ -22,6 +21,11 @@
     span.className = "thumb";
     span.style.cssText = `--size:${pixels}px;--c:${i % data.columns};--r:${Math.floor(i / data.columns)}`;
     return span;
+  }
+  function said(i) {
+    const words = document.createElement("div");
+    words.className = "soft"; words.textContent = data.words[i];
+    return words;
   }
   function stamp(i, x, y, side) {
     pen.imageSmoothingEnabled = false;
@@ -67,6 +71,7 @@
       const line = document.createElement("div");
       line.textContent = [label(i), "sample " + i].filter(Boolean).join(" · ");
       tip.append(line);
+      if (data.words) tip.append(said(i));
       const [x, y] = place(i), [w] = size();
       tip.style.left = Math.max(4, Math.min(x + 14, w - 130)) + "px"; tip.style.top = Math.max(4, y > 170 ? y - 150 : y + 14) + "px";
     }
@@ -80,13 +85,14 @@
     if (i >= 0) {
       const head = document.createElement("h3"); head.textContent = label(i) || "Sample " + i; found.append(head);
       if (sprite) { const big = thumb(i, 128); big.style.margin = "10px 0"; found.append(big); }
+      if (data.words) found.append(said(i));
       const text = document.createElement("p"); text.textContent = "Most alike, with their cosine:"; text.style.margin = "6px 0 0"; found.append(text);
-      const grid = document.createElement("div"); grid.className = "found";
+      const grid = document.createElement("div"); grid.className = sprite ? "found" : "found wide";
       data.neighbours[i].forEach((other, rank) => {
         const button = document.createElement("button");
         button.type = "button"; button.title = button.ariaLabel = `${label(other) || "sample " + other}, cosine ${data.cosines[i][rank]}`;
         if (sprite) button.append(thumb(other, 52));
-        const note = document.createElement("div"); note.textContent = sprite ? data.cosines[i][rank].toFixed(2) : button.title; button.append(note);
+        const note = document.createElement("div"); note.textContent = sprite ? data.cosines[i][rank].toFixed(2) : [button.title, data.words?.[other]].filter(Boolean).join(": "); button.append(note);
         button.addEventListener("click", () => { choose(other); canvas.focus(); });
         grid.append(button);
       });
@@ -144,7 +150,7 @@
   const tool = (name, act) => map.querySelector(`[data-do=${name}]`)?.addEventListener("click", act);
   tool("in", () => zoom(1.6)); tool("out", () => zoom(1 / 1.6)); tool("all", () => { choose(-1); zoom(1e-9); });
   tool("pictures", (event) => { pictures = !pictures; event.currentTarget.setAttribute("aria-pressed", pictures); draw(); });
-  for (const button of document.querySelectorAll(".classes button")) {
+  for (const button of root.querySelectorAll(".classes button")) {
     button.addEventListener("click", () => {
       const n = +button.dataset.label, hidden = off.has(n);
       hidden ? off.delete(n) : off.add(n);
@@ -153,16 +159,17 @@
     });
   }
   const paint = () => {
+    if (!canvas.isConnected) return removeEventListener("themechange", paint); // the page shows something else by now
     readColours();
-    document.querySelectorAll(".classes .swatch").forEach((e, i) => (e.style.background = colours[i]));
+    root.querySelectorAll(".classes .swatch").forEach((e, i) => (e.style.background = colours[i]));
     draw();
   };
   if (data.columns) {
-    const uri = css("--sprite").replace(/^url\(["']?|["']?\)$/g, ""), image = new Image();
+    const uri = getComputedStyle(map).getPropertyValue("--sprite").trim().replace(/^url\(["']?|["']?\)$/g, ""), image = new Image();
     image.onload = () => { sprite = image; draw(); };
     image.src = uri;
   }
   new ResizeObserver(draw).observe(canvas);
   addEventListener("themechange", paint);
   paint();
-})();
+}
