@@ -16,6 +16,7 @@ from pretask.data.batch import take
 from pretask.data.scans import Reading
 from pretask.data.solids import KINDS, solid
 from pretask.data.text import open_text
+from pretask.encoders.audio import build as build_audio
 from pretask.encoders.base import Encoder
 from pretask.encoders.graph import build as build_graphs
 from pretask.encoders.image import EncoderSpec, ImageEncoder, build
@@ -141,7 +142,18 @@ def poses(count: int = 8, *, start: int = 0) -> Batch:
     return dances().batch(torch.arange(start, start + count))
 
 
+@lru_cache(maxsize=1)
+def music() -> Dataset:
+    return open_data("cadences", modality="audio", rate=16000, seconds=1.0)
+
+
+def sounds(count: int = 8, *, start: int = 0) -> Batch:
+    """Two progressions of half a second in one of 24 keys; `start` moves on to others."""
+    return music().batch(torch.arange(start, start + count))
+
+
 BATCHES = {
+    "audio": sounds,
     "pose": poses,
     "track": tracks,
     "image": images,
@@ -152,6 +164,7 @@ BATCHES = {
 """By modality: (count, chans=, side=, start=) to a batch with labels that no task may read."""
 
 KEYS = {
+    "audio": "audio",
     "pose": "pose",
     "track": "track",
     "image": "image",
@@ -163,6 +176,7 @@ KEYS = {
 
 
 OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "audio": lambda: build_audio("chromanet:channels=[6,8,3],kernels=[5,3,3]", rate=16000),
     "track": lambda: build_tracks("gpt:width=32,heads=2,depth=2,dropout=0", length=20),
     "pose": lambda: build_poses("skeleton_vit:embed_dim=16,depth=2,num_heads=2,frames=24", joints=16),
     "graph": lambda: build_graphs("gcn:widths=[24,16]", **network().inputs),

@@ -246,6 +246,17 @@ ROWS: tuple[Row, ...] = (
         "gpt",
     ),
     Row(
+        "s-key",
+        "S-KEY",
+        "audio",
+        "pretask.methods.audio.s_key:SKey",
+        "S-KEY: Self-supervised Learning of Major and Minor Keys from Audio (Kong et al., ICASSP 2025), on STONE "
+        "(Kong et al., ISMIR 2024)",
+        "by how many semitones music was transposed",
+        "which key signature, on the circle of fifths, and is it major or minor?",
+        "chromanet",
+    ),
+    Row(
         "mamp",
         "MAMP",
         "pose",

@@ -74,6 +74,13 @@ MODALITIES: tuple[Modality, ...] = (
         "pretask.encoders.poses:build",
         ("puppets",),
     ),
+    Modality(
+        "audio",
+        (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au"),
+        "pretask.data.audio:open_audio",
+        "pretask.encoders.audio:build",
+        ("cadences",),
+    ),
 )
 
 BY_NAME = {row.name: row for row in MODALITIES}

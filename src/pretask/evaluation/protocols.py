@@ -22,6 +22,7 @@ from pretask.evaluation.fewshot import fewshot
 from pretask.evaluation.finetune import finetune
 from pretask.evaluation.generation import samples
 from pretask.evaluation.graph import links, node_classes, node_clusters, partition
+from pretask.evaluation.key import key
 from pretask.evaluation.knn import knn, retrieval
 from pretask.evaluation.label_free import (
     alignment_score,
@@ -90,6 +91,7 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "levels": Protocol(levels, "encoder", True, "a linear probe of a denoiser, by level of noise"),
     "forecast": Protocol(forecast, "encoder", False, "tracks: how far is the best of its futures off?"),
+    "key": Protocol(key, "encoder", True, "music: its key, with part of the credit for near ones (MIREX)"),
     "rankme": Protocol(rankme_score, "features", False, "how many directions the features use"),
     "lidar": Protocol(lidar_score, "encoder", False, "how many directions tell pictures apart despite views"),
     "alpha_req": Protocol(
@@ -134,7 +136,7 @@ def test_part_of(dataset: Dataset) -> Dataset:
 def read_alike(dataset: Dataset) -> dict[str, Any]:
     """Settings of a reader that make other data fit the encoders of these."""
     if dataset.modality != "image":
-        return dataset.inputs if dataset.modality == "text" else {}
+        return dataset.inputs if dataset.modality in ("text", "audio") else {}
     return {"image_size": dataset.image_size, "channels": dataset.channels}
 
 
