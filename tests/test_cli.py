@@ -238,6 +238,24 @@ def test_compare_is_fair_and_goes_on_where_it_stopped(capsys, trained, tmp_path)
     assert "another comparison" in fails(capsys, 2, *command[:-4], "--max-steps", "3", *command[-4:])
 
 
+def test_advice_names_a_pick(capsys, trained, tmp_path):
+    command = (
+        "advise",
+        "rotation",
+        "simclr",
+        "--data",
+        trained[0],
+        *SMALL,
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path,
+    )
+    said = run(capsys, *command)
+    assert "pick: rotation" in said or "pick: simclr" in said
+    assert json.loads(run(capsys, *command, "--json"))["rows"][0]["steps"] == 4
+
+
 def test_reports(capsys, trained, tmp_path):
     assert "report.html" in run(capsys, "report", trained[1])
     run(capsys, "report", trained[1], trained[1], "--out", tmp_path / "both.html")

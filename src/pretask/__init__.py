@@ -12,6 +12,7 @@ _HOMES = {
     "train": "pretask.api",
     "evaluate": "pretask.api",
     "compare": "pretask.api",
+    "advise": "pretask.api",
     "preview": "pretask.api",
     "embed": "pretask.api",
     "export": "pretask.api",

@@ -7,7 +7,7 @@ import typer
 import yaml
 
 from pretask import config
-from pretask.commands.explore import Data, Json, Reading, Set
+from pretask.commands.explore import Data, Json, Modality, Reading, Set
 from pretask.commands.output import SCORE_COLUMNS, print_json, print_table, score_rows
 from pretask.errors import UsageError
 
@@ -156,6 +156,42 @@ def compare(
     typer.echo(f"\nreport: {board['report']}")
 
 
+def advise(
+    slugs: Annotated[list[str] | None, typer.Argument(help="Methods; default all that fit the data.")] = None,
+    data: Data = None,
+    encoder: Encoder = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs.")] = Path("runs/advice"),
+    max_steps: Annotated[int | None, typer.Option(help="Steps of the last round, the longest.")] = None,
+    batch_size: BatchSize = None,
+    image_size: ImageSize = None,
+    seeds: Annotated[int, typer.Option(help="Repetitions of the last round.")] = 2,
+    labels: Annotated[bool, typer.Option(help="Judge by few labels where there are any.")] = True,
+    overwrite: Overwrite = False,
+    modality: Modality = None,
+    read: Reading = None,
+    as_json: Json = False,
+) -> None:
+    """Which pretext fits these data? Methods race; in each round the worse half drops out."""
+    from pretask import api
+
+    found = api.advise(
+        slugs or (), data, encoder=encoder, out=out, max_steps=max_steps, batch_size=batch_size,
+        modality=modality, image_size=image_size, reading=config.values(read or []), seeds=seeds,
+        labels=labels, overwrite=overwrite,
+    )  # fmt: skip
+    if as_json:
+        print_json(found)
+        return
+    columns = tuple(dict.fromkeys(name for row in found["rows"] for name in row))
+    print_table("the race", columns, [[row.get(name) for name in columns] for row in found["rows"]])
+    typer.echo(
+        f"\npick: {found['pick']}, judged by {found['by']} scores of '{found['encoder']}'; it comes first in "
+        f"{found['sure']:.0%} of resampled last rounds"
+    )
+    if found["by"] == "label-free":
+        typer.echo("docs/advice.md says how far scores without labels can be trusted")
+
+
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the demo's runs.")] = Path("demo"),
     overwrite: Overwrite = False,
@@ -173,4 +209,4 @@ def demo(
     typer.echo(f"\n{result['summary']}\nreport:        {result['report']}\ncontact sheet: {result['sheet']}")
 
 
-COMMANDS = (train, compare, demo)
+COMMANDS = (train, compare, advise, demo)
