@@ -128,3 +128,15 @@ def test_normalisation_belongs_to_the_encoder():
     assert set(encoder.model.state_dict()) == set(
         timm.create_model("resnet10t", num_classes=0, in_chans=2).state_dict()
     )
+
+
+def test_published_weights_see_pictures_as_they_were_trained_to():
+    from types import SimpleNamespace
+
+    from pretask.encoders.image import IMAGENET_MEAN, statistics
+
+    half = (0.5, 0.5, 0.5)
+    inception = SimpleNamespace(pretrained_cfg={"mean": half, "std": half})
+    assert statistics(inception, 3, pretrained=True) == (half, half)
+    assert statistics(inception, 3, pretrained=False)[0] == IMAGENET_MEAN
+    assert statistics(inception, 5, pretrained=True)[0] == (0.5,) * 5

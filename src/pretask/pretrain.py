@@ -25,6 +25,7 @@ from pretask.run import Run
 from pretask.task import PretextTask, Step
 from pretask.training.loop import fit
 from pretask.training.plan import Plan, make_plan
+from pretask.training.watch import looking
 
 if TYPE_CHECKING:
     import numpy as np
@@ -312,11 +313,9 @@ def sheet_writer(job: Job, folder: Path):
 
 def draw_sheet(task: PretextTask, batch: dict[str, Any], device: torch.device, answers: bool, seed: int = 0):
     """The task's contact sheet of a batch; the task is left as it was."""
-    was = task.training
     batch = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
-    with torch.no_grad():
-        sheet = task.eval().preview(batch, Step.at(0, 1, 1, seed, device))
-    task.train(was)
+    with looking(task):
+        sheet = task.preview(batch, Step.at(0, 1, 1, seed, device))
     return render(sheet, answers=answers, max_rows=SHEET_ROWS)
 
 

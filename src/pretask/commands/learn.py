@@ -81,7 +81,8 @@ def train(
     if run.scores:
         print_table("what the encoder is worth", SCORE_COLUMNS, score_rows(run.scores))
     typer.echo(f"\nrun:    {run.folder}\nreport: {run.folder / 'report.html'}")
-    typer.echo(f"next:   pretask export {run.folder} --format timm --out {run.folder / 'export'}")
+    layout = "timm" if run.config["data"]["modality"] == "image" else "safetensors"
+    typer.echo(f"next:   pretask export {run.folder} --format {layout} --out {run.folder / 'export'}")
 
 
 def read_config(path: Path | None) -> dict[str, Any]:

@@ -215,8 +215,8 @@ def build(
 
     Args:
         spec: name and input shape.
-        mean: per channel; default the model's own, or ImageNet's for three channels, 0.5 else.
-        std: per channel; default the model's own, or ImageNet's for three channels, 0.25 else.
+        mean: per channel; default the model's own (`statistics`), or 0.5 where there are not three.
+        std: per channel; default likewise, or 0.25.
         pretrained: start from timm's published weights (needs them in the local cache or a network).
 
     Raises:
@@ -257,12 +257,25 @@ def build(
         and spec.image_size <= SMALL_IMAGE
     ):
         shrink_stem(model)
-    three = spec.in_chans == 3
-    mean = mean or getattr(model, "mean", None) or (IMAGENET_MEAN if three else (0.5,) * spec.in_chans)
-    std = std or getattr(model, "std", None) or (IMAGENET_STD if three else (0.25,) * spec.in_chans)
-    encoder = (kind_of(spec.name) if is_patch else ConvEncoder)(model, spec, mean, std)
+    usual = statistics(model, spec.in_chans, pretrained)
+    encoder = (kind_of(spec.name) if is_patch else ConvEncoder)(
+        model, spec, mean or usual[0], std or usual[1]
+    )
     encoder.pretrained = pretrained
     return encoder
+
+
+def statistics(model: Any, in_chans: int, pretrained: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel that a network expects: its own, or those of its published weights,
+    or ImageNet's for three channels."""
+    three = in_chans == 3
+    published = getattr(model, "pretrained_cfg", {}) if pretrained and three else {}
+    mean = getattr(model, "mean", None) or published.get("mean")
+    std = getattr(model, "std", None) or published.get("std")
+    return (
+        mean or (IMAGENET_MEAN if three else (0.5,) * in_chans),
+        std or (IMAGENET_STD if three else (0.25,) * in_chans),
+    )
 
 
 def kind_of(name: str) -> type[PatchEncoder]:
