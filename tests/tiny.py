@@ -13,9 +13,12 @@ from torch_geometric.data import Data
 from pretask.catalog import Row
 from pretask.data import Dataset, open_data
 from pretask.data.batch import take
+from pretask.data.phantoms import KINDS as BODIES
+from pretask.data.phantoms import phantom
 from pretask.data.scans import Reading
 from pretask.data.solids import KINDS, solid
 from pretask.data.text import open_text
+from pretask.data.voxels import Reading as VolumeReading
 from pretask.encoders.audio import build as build_audio
 from pretask.encoders.base import Encoder
 from pretask.encoders.graph import build as build_graphs
@@ -24,6 +27,7 @@ from pretask.encoders.points import build as build_points
 from pretask.encoders.poses import build as build_poses
 from pretask.encoders.text import build as build_text
 from pretask.encoders.tracks import build as build_tracks
+from pretask.encoders.volume import build as build_volumes
 from pretask.registry import task_class
 from pretask.task import Batch, PretextTask
 
@@ -152,7 +156,23 @@ def sounds(count: int = 8, *, start: int = 0) -> Batch:
     return music().batch(torch.arange(start, start + count))
 
 
+@lru_cache(maxsize=512)
+def body(number: int) -> dict[str, torch.Tensor]:
+    """A phantom of kind `number % 4`, 16 x 16 x 8 voxels of it."""
+    scan = phantom(BODIES[number % len(BODIES)], np.random.default_rng([3, number]))
+    return VolumeReading((16, 16, 8), segmented=True).columns(scan)
+
+
+def volumes(count: int = 8, *, start: int = 0) -> Batch:
+    """Made-up abdomens of four kinds; `start` moves on to others."""
+    numbers = range(start, start + count)
+    columns = {key: torch.stack([body(number)[key] for number in numbers]) for key in body(0)}
+    index = torch.arange(start, start + count)
+    return {**columns, "index": index, "label": index % len(BODIES)}
+
+
 BATCHES = {
+    "volume": volumes,
     "audio": sounds,
     "pose": poses,
     "track": tracks,
@@ -164,6 +184,7 @@ BATCHES = {
 """By modality: (count, chans=, side=, start=) to a batch with labels that no task may read."""
 
 KEYS = {
+    "volume": "volume",
     "audio": "audio",
     "pose": "pose",
     "track": "track",
@@ -176,6 +197,7 @@ KEYS = {
 
 
 OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "volume": lambda: build_volumes("resnet:width=8", size=(16, 16, 8)),
     "audio": lambda: build_audio("chromanet:channels=[6,8,3],kernels=[5,3,3]", rate=16000),
     "track": lambda: build_tracks("gpt:width=32,heads=2,depth=2,dropout=0", length=20),
     "pose": lambda: build_poses("skeleton_vit:embed_dim=16,depth=2,num_heads=2,frames=24", joints=16),

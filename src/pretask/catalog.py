@@ -257,6 +257,17 @@ ROWS: tuple[Row, ...] = (
         "chromanet",
     ),
     Row(
+        "voco",
+        "VoCo",
+        "volume",
+        "pretask.methods.volume.voco:VoCo",
+        "VoCo: A Simple-yet-Effective Volume Contrastive Learning Framework for 3D Medical Image Analysis (Wu "
+        "et al., CVPR 2024)",
+        "where in a scan a crop was cut from",
+        "how much of the crop lies in each of the boxes that tile the scan?",
+        "resnet",
+    ),
+    Row(
         "mamp",
         "MAMP",
         "pose",

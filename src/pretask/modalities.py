@@ -68,6 +68,13 @@ MODALITIES: tuple[Modality, ...] = (
         ("walkers",),
     ),
     Modality(
+        "volume",
+        (".nii", ".nii.gz", ".mgz"),
+        "pretask.data.volumes:open_volumes",
+        "pretask.encoders.volume:build",
+        ("phantoms",),
+    ),
+    Modality(
         "pose",
         (".bvh",),
         "pretask.data.poses:open_poses",

@@ -16,7 +16,8 @@
 | `normals` | (B, N, 3) | of `points`, of length 1: which way the surface faces |
 | `oriented` | (B,) bool | whether the signs of a cloud's `normals` are known; absent means that they are |
 | `variation` | (B, N, 1) | of `points`: 0 where the surface is flat, 1/3 where points scatter evenly |
-| `volume` | (B, C, D, H, W) | |
+| `volume` | (B, C, D, H, W) in [0, 1] | axes run right, to the front and up where that is known; `size` is (B, 3) |
+| `segmentation` | (B, D, H, W), (B, H, W) integers | what is where: 0 background, -1 unknown; not for losses |
 | `pose` | (B, T, J, D) | where joints are; those of several persons stand one person behind the other |
 | `frames` | (B,) int64 | frames of `pose` that are there; the others, at its end, are zeros. Absent: all |
 | `track` | (B, A, T, 2) | metres |

@@ -35,6 +35,7 @@ from pretask.evaluation.label_free import (
 from pretask.evaluation.linear import linear
 from pretask.evaluation.ood import one_class, ood
 from pretask.evaluation.score import Score, known_labels
+from pretask.evaluation.segmentation import segmentation
 from pretask.evaluation.sequence import sequence
 from pretask.evaluation.splits import holdout
 from pretask.evaluation.surface import surface
@@ -92,6 +93,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "levels": Protocol(levels, "encoder", True, "a linear probe of a denoiser, by level of noise"),
     "forecast": Protocol(forecast, "encoder", False, "tracks: how far is the best of its futures off?"),
     "key": Protocol(key, "encoder", True, "music: its key, with part of the credit for near ones (MIREX)"),
+    "segmentation": Protocol(
+        segmentation, "encoder", False, "what is at each place, by a linear classifier of places (Dice)"
+    ),
     "rankme": Protocol(rankme_score, "features", False, "how many directions the features use"),
     "lidar": Protocol(lidar_score, "encoder", False, "how many directions tell pictures apart despite views"),
     "alpha_req": Protocol(
