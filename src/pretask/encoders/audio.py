@@ -139,15 +139,16 @@ class ChromaNet(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # the rest is small, and a batch's statistics
             return self.head(octave_pooled(x.to(self.head.weight.dtype)))
 
-    def profile(self, moments: Float[Tensor, "items modes 12 moments"]) -> Float[Tensor, "items classes"]:
-        """Probabilities of the keys: the first mode's 12, then the second's."""
+    def logits(self, moments: Float[Tensor, "items modes 12 moments"]) -> Float[Tensor, "items classes"]:
+        """Of the keys: the first mode's 12, then the second's."""
         with torch.autocast(moments.device.type, enabled=False):
-            return self.norm(moments.mean(3, keepdim=True)).flatten(1).softmax(1)
+            return self.norm(moments.mean(3, keepdim=True)).flatten(1)
 
     def forward(
         self, crop: Float[Tensor, "items 84 frames"], kept: Float[Tensor, "items stages"] | None = None
     ) -> Float[Tensor, "items classes"]:
-        return self.profile(self.moments(crop, kept))
+        """Probabilities of the keys, which sum to 1."""
+        return self.logits(self.moments(crop, kept)).softmax(1)
 
 
 class AudioEncoder(Encoder):
@@ -199,7 +200,7 @@ class AudioEncoder(Encoder):
 
 
 class KeyEncoder(AudioEncoder):
-    """ChromaNet behind its spectrum. `pooled` is the profile, `tokens` what is said at each moment.
+    """ChromaNet behind its spectrum. `pooled` are the logits of the keys, `tokens` what is said at each moment.
 
     Args:
         size: of the network.
@@ -228,10 +229,10 @@ class KeyEncoder(AudioEncoder):
             )
         moments = self.model.moments(self.spectrum(audio)[:, :HEIGHT])
         tokens = moments.flatten(1, 2).transpose(1, 2)
-        return Features(self.model.profile(moments), tokens, tokens[:, :0], (tokens.shape[1],))
+        return Features(self.model.logits(moments), tokens, tokens[:, :0], (tokens.shape[1],))
 
     def profile(self, audio: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch classes"]:
-        return self(audio).pooled
+        return self(audio).pooled.softmax(1)
 
 
 class RawAudio(AudioEncoder):

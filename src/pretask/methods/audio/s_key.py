@@ -169,7 +169,7 @@ class SKey(PretextTask):
                 Panel("seven octaves of it", first),
                 Panel("another excerpt", heard[1, number], kind="audio"),
                 Panel("the same octaves: same key?", second, "asked"),
-                Panel(f"the first, {abs(higher)} semitones {'down' if higher > 0 else 'up'}", other, "asked"),
+                Panel(f"the first {'lowered' if higher > 0 else 'raised'} by {abs(higher)}", other, "asked"),
                 Panel("keys heard in the three", said[:, number].flatten(0, 1)[None], "answer"),
             ])  # fmt: skip
         note = (
@@ -179,5 +179,6 @@ class SKey(PretextTask):
 
 
 def picture(crop: Float[Tensor, "height frames"]) -> Float[Tensor, "1 height frames"]:
-    """Levels from black to white, the lowest bin at the bottom; levels beyond 1 are white too."""
-    return crop.flip(0)[None].clamp(0, 1)
+    """Levels from black to white, the lowest bin at the bottom; squared, so that tones stand out."""
+    low, high = crop.amin(), crop.amax()
+    return ((crop - low) / (high - low).clamp(min=1e-6)).square().flip(0)[None]
