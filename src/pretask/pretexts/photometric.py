@@ -4,6 +4,7 @@ The changes named after colours work in place on float pictures in [0, 1]; facto
 """
 
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
 import torch
@@ -31,9 +32,14 @@ def where(rows: Bool[Tensor, "batch"], image: Tensor, change: Callable[..., Tens
         return torch.where(rows.view(-1, 1, 1, 1), change(image, *given), image)
     if not rows.any():
         return image
-    for chosen in rows.nonzero().squeeze(1).split(max(1, CACHE // image[0, 0].numel())):
-        parts = (value[chosen] if isinstance(value, Tensor) else value for value in given)
-        image[chosen] = change(image[chosen], *parts)
+    at_most = max(1, CACHE // image[0, 0].numel())
+    for chosen in rows.nonzero().squeeze(1).split(at_most):
+        parts = [value[chosen] if isinstance(value, Tensor) else value for value in given]
+        if at_most == 1:
+            one = image[int(chosen) :][:1]  # not copied
+            one.copy_(change(one, *parts))
+        else:
+            image.index_copy_(0, chosen, change(image[chosen], *parts).expand(-1, image.shape[1], -1, -1))
     return image
 
 
@@ -145,6 +151,8 @@ def gaussian_blur(
     """Separable blur with `2 radius + 1` taps and mirrored borders."""
     batch, chans, height, width = image.shape
     radius = min(radius, height - 1, width - 1)
+    if on_cpu(image):  # taps beyond 5 standard deviations weigh less than what float32 rounds away
+        radius = min(radius, ceil(5 * float(sigma.max())))
     tiles, reach = overlapping(image, 3, radius)  # (B, C, H, tiles, reach)
     image = product(tiles.reshape(batch, -1, reach), blur_matrix(sigma, radius, reach))
     image = image.view(batch, chans, height, -1)[..., :width]

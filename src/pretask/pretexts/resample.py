@@ -10,11 +10,11 @@ SMALL_CANVAS = 48  # pixels; up to here one product for the whole batch beats a 
 
 def crop(
     image: Tensor,
-    box: Float[Tensor, "batch 4"],
-    flip: Bool[Tensor, "batch"],
+    box: Float[Tensor, "views 4"],
+    flip: Bool[Tensor, "views"],
     size: int,
     interpolation: str = "bilinear",
-) -> Float[Tensor, "batch chans size size"]:
+) -> Float[Tensor, "views chans size size"]:
     """Resample boxes to squares of `size` pixels, mirrored where `flip`; as torchvision's resized_crop
     with antialiasing.
 
@@ -23,14 +23,15 @@ def crop(
 
     Args:
         image: (B, C, H, W), uint8 or float in [0, 1].
-        box: x0, y0, x1, y1 as shares of width and height.
+        box: x0, y0, x1, y1 as shares of width and height: one a picture; or several, the first of all
+            pictures first.
         flip: mirror left and right.
         size: side of the result.
         interpolation: `bilinear` or `bicubic`.
     """
     if image.device.type == "cpu" and min(image.shape[2:]) > SMALL_CANVAS:
         return crop_each(image, box, flip, size, interpolation)
-    return crop_batch(image, box, flip, size, interpolation)
+    return crop_batch(image.repeat(len(box) // len(image), 1, 1, 1), box, flip, size, interpolation)
 
 
 def crop_batch(
@@ -60,21 +61,23 @@ def product(
 
 def crop_each(
     image: Tensor, box: Tensor, flip: Tensor, size: int, interpolation: str
-) -> Float[Tensor, "batch chans size size"]:
-    """One call of torch's resizing kernel a picture."""
-    batch, chans, height, width = image.shape
-    image = image.contiguous(memory_format=torch.channels_last)
-    out = torch.empty(batch, chans, size, size, dtype=torch.float32)
+) -> Float[Tensor, "views chans size size"]:
+    """One call of torch's resizing kernel a view."""
+    chans, height, width = image.shape[1:]
+    out = torch.empty(len(box), chans, size, size, dtype=torch.float32)
     start = (box[:, :2] * box.new_tensor([width, height])).round()
     end = torch.maximum((box[:, 2:] * box.new_tensor([width, height])).round(), start + 1)
     corners = torch.cat([start, end], dim=1).long().tolist()
     for row, ((x0, y0, x1, y1), mirrored) in enumerate(zip(corners, flip.tolist(), strict=True)):
-        part = image[row : row + 1, :, y0:y1, x0:x1]
-        part = F.interpolate(part, (size, size), mode=interpolation, antialias=True)
-        out[row] = part[0].flip(2) if mirrored else part[0]
-    if not image.dtype.is_floating_point:
-        return out.div_(255)
-    return out.clamp_(0, 1) if interpolation == "bicubic" else out
+        part = image[row % len(image), None, :, y0:y1, x0:x1]
+        part = F.interpolate(part, (size, size), mode=interpolation, antialias=True)[0]
+        if mirrored:
+            part = part.flip(2)
+        if image.dtype.is_floating_point:
+            out[row] = part
+        else:
+            torch.div(part, 255, out=out[row])
+    return out.clamp_(0, 1) if interpolation == "bicubic" and image.dtype.is_floating_point else out
 
 
 def resampling(

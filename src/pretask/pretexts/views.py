@@ -6,6 +6,7 @@ RandomResizedCrop, colours with that of its ColorJitter, each sample with an ord
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log
 from typing import Literal, NamedTuple
@@ -92,6 +93,11 @@ class View(NamedTuple):
     sigma: Float[Tensor, "batch"]
     solarise: Bool[Tensor, "batch"]
 
+    @classmethod
+    def joined(cls, views: Sequence[View]) -> View:
+        """Several views of each picture of a batch as one, to be applied at once."""
+        return cls(*map(torch.cat, zip(*views, strict=True)))
+
     def to(self, device: torch.device | str) -> View:
         return View(*(value.to(device) for value in self))
 
@@ -153,13 +159,14 @@ def draw_view(
     )
 
 
-def apply_view(spec: ViewSpec, image: Tensor, view: View) -> Float[Tensor, "batch chans size size"]:
+def apply_view(spec: ViewSpec, image: Tensor, view: View) -> Float[Tensor, "views chans size size"]:
     """The views: float in [0, 1].
 
     Args:
         spec: the kind of view `view` was drawn for.
         image: (B, C, H, W), uint8 or float in [0, 1]; the whole picture on any canvas.
-        view: what to apply; replaying it gives the same pixels.
+        view: what to apply; replaying it gives the same pixels. With several rows a picture (`joined`)
+            there are several views of each, the first of all pictures first.
     """
     view = view.to(image.device)
     return recolour(spec, crop(image, view.box, view.flip, spec.size, spec.interpolation), view)

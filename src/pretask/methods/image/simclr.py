@@ -60,8 +60,7 @@ class SimCLR(PretextTask):
         """The first views of all pictures, then the second ones."""
         image, size = require(batch, "image", 4), batch.get("size")
         drawn = [draw_view(self.view, len(image), step.generator, size) for _ in range(2)]
-        both = View(*map(torch.cat, zip(*drawn, strict=True)))
-        return apply_view(self.view, torch.cat([image, image]), both)
+        return apply_view(self.view, image, View.joined(drawn))
 
     def project(self, views: Float[Tensor, "2*batch chans h w"]) -> Float[Tensor, "2*batch dim"]:
         """Both views in one forward pass: they share batch statistics, as in the official code."""
