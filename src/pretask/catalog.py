@@ -77,6 +77,18 @@ ROWS: tuple[Row, ...] = (
         "patches",
     ),
     Row(
+        "colormae",
+        "ColorMAE",
+        "image",
+        "pretask.methods.image.colormae:ColorMAE",
+        "ColorMAE: Exploring Data-Independent Masking Strategies in Masked AutoEncoders "
+        "(Hinojosa et al., ECCV 2024)",
+        "patches in clusters of one size, cut from coloured noise",
+        "which pixels were in the hidden patches?",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
         "colorization",
         "Colorful image colorization",
         "image",

@@ -149,7 +149,8 @@ def parse(text: Any, annotation: Any, name: str) -> Any:
 
 
 def parse_tuple(text: Any, annotation: Any, name: str) -> tuple[Any, ...]:
-    parts = text.strip("()[] ").split(",") if isinstance(text, str) else list(text)
+    inside = text.strip("()[], ") if isinstance(text, str) else text
+    parts = (inside.split(",") if inside else []) if isinstance(inside, str) else list(inside)
     kinds = get_args(annotation)
     if kinds[-1] is Ellipsis:
         kinds = (kinds[0],) * len(parts)

@@ -44,10 +44,14 @@ def uniform(
 ) -> Float[Tensor, "batch *rest"]:
     """U[low, high); the first dimension of `shape` is the batch."""
     rest = shape[1:]
-    unit = own_rows(
-        lambda n: torch.rand((n, *rest), generator=generator, device=generator.device), shape[0]
-    )
+    unit = own_rows(lambda n: torch.rand((n, *rest), generator=generator, device=generator.device), shape[0])
     return unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit
+
+
+@torch.compiler.disable
+def common(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*shape"]:
+    """U[0, 1) that all samples share, on every process."""
+    return torch.rand(shape, generator=generator, device=generator.device)
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "batch *rest"]:

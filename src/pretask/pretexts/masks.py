@@ -5,6 +5,7 @@ with an exact count: to add one, write a function of (grid, num_hidden, batch, g
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import log
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pretask.pretexts import draw
+from pretask.errors import UsageError
+from pretask.pretexts import draw, noise
 
 Grid = tuple[int, int]
 
@@ -151,6 +153,31 @@ def hide_grid(grid: Grid, num_hidden: int, batch: int, generator: torch.Generato
     return random_mask(rank.flatten().expand(batch, -1), num_hidden)
 
 
+def hide_coloured(
+    grid: Grid,
+    num_hidden: int,
+    batch: int,
+    generator: torch.Generator,
+    colour: str = "green",
+    mixed: bool = False,
+) -> Bool[Tensor, "batch patches"]:
+    """Hide all but the patches where noise of a colour is strongest (ColorMAE); `mixed` as `draw_windows` says.
+
+    Raises:
+        UsageError: the grid is larger than the patterns are.
+    """
+    patterns = noise.patterns(colour, str(generator.device))
+    if max(grid) > noise.SIDE:
+        raise UsageError(f"coloured masks are made for up to {noise.SIDE} patches a side, not {max(grid)}")
+    windows = noise.draw_windows(len(patterns), noise.SIDE, grid, batch, generator, mixed)
+    return random_mask(-noise.cut(patterns, windows, grid).flatten(1), num_hidden)
+
+
 MaskFunction = Callable[[Grid, int, int, torch.Generator], Bool[Tensor, "batch patches"]]
 
-MASKS: dict[str, MaskFunction] = {"random": hide_random, "block": hide_blocks, "grid": hide_grid}
+MASKS: dict[str, MaskFunction] = {
+    "random": hide_random,
+    "block": hide_blocks,
+    "grid": hide_grid,
+    **{colour: partial(hide_coloured, colour=colour) for colour in noise.COLOURS},
+}

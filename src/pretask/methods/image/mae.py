@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pretask.data.batch import require
@@ -25,7 +25,8 @@ class MAE(PretextTask):
         encoder: a vision transformer. Unless it is pretrained it starts as in the paper: fixed
             sine-cosine positions, Xavier-uniform weights.
         mask_ratio: share of the patches that is hidden.
-        mask: which are hidden: `random`, `block` (BEiT's blocks) or `grid` (all but an even lattice).
+        mask: which are hidden: `random`, `block` (BEiT's blocks), `grid` (all but an even lattice), or
+            clusters as `green`, `red`, `blue` or `purple` noise has them (ColorMAE).
         normalise_target: ask for patches without their own mean and contrast.
         decoder_dim: width of the decoder; none takes 512 from a ViT-B on and half the encoder's below.
         decoder_depth: blocks of the decoder; none takes 8 from a ViT-B on and 2 below.
@@ -41,7 +42,7 @@ class MAE(PretextTask):
         self,
         encoder: PatchEncoder,
         mask_ratio: float = 0.75,
-        mask: Literal["random", "block", "grid"] = "random",
+        mask: Literal["random", "block", "grid", "green", "red", "blue", "purple"] = "random",
         normalise_target: bool = True,
         decoder_dim: int | None = None,
         decoder_depth: int | None = None,
@@ -72,8 +73,11 @@ class MAE(PretextTask):
         """Augmented pictures, and which of their patches are visible and hidden."""
         image = require(batch, "image", 4)
         view = draw_view(self.view, len(image), step.generator, batch.get("size"))
-        hidden = MASKS[self.mask](self.encoder.grid, self.num_hidden, len(image), step.generator)
+        hidden = self.draw_mask(len(image), step)
         return apply_view(self.view, image, view), shuffle(hidden.to(image.device), self.num_hidden)
+
+    def draw_mask(self, batch: int, step: Step) -> Bool[Tensor, "batch patches"]:
+        return MASKS[self.mask](self.encoder.grid, self.num_hidden, batch, step.generator)
 
     def rebuild(self, image: Tensor, order: Shuffle) -> Float[Tensor, "batch hidden values"]:
         features = self.encoder(image, visible=order.visible)

@@ -1,0 +1,22 @@
+"""ColorMAE: clusters of one size are a better thing to hide than scattered patches (Hinojosa et al., 2024)."""
+
+from pretask.studies.claim import Arm, Claim, Comparison
+
+CLAIM = Claim(
+    statement="Hiding what green noise hides teaches features no worse than hiding scattered patches, and "
+    "better ones than hiding what red noise hides.",
+    arms={
+        "green": Arm("colormae"),
+        "white": Arm("mae"),
+        "red": Arm("colormae", {"colour": "red"}),
+        "blue": Arm("colormae", {"colour": "blue"}),
+        "random": Arm("mae", steps=0),
+    },
+    comparisons=(
+        Comparison("linear", "green", "random"),
+        Comparison("linear", "green", "white", margin=-0.02),
+        Comparison("linear", "green", "red"),
+    ),
+    inputs={"patch_size": 2},
+    steps=600,
+)
