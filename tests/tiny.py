@@ -27,6 +27,7 @@ from pretask.encoders.points import build as build_points
 from pretask.encoders.poses import build as build_poses
 from pretask.encoders.text import build as build_text
 from pretask.encoders.tracks import build as build_tracks
+from pretask.encoders.video import build as build_video
 from pretask.encoders.volume import build as build_volumes
 from pretask.registry import task_class
 from pretask.task import Batch, PretextTask
@@ -147,6 +148,16 @@ def poses(count: int = 8, *, start: int = 0) -> Batch:
 
 
 @lru_cache(maxsize=1)
+def films() -> Dataset:
+    return open_data("moving-digits", modality="video", image_size=16)
+
+
+def videos(count: int = 8, *, start: int = 0) -> Batch:
+    """Real digits that move over real textures; `start` moves on to others."""
+    return films().batch(torch.arange(start, start + count))
+
+
+@lru_cache(maxsize=1)
 def music() -> Dataset:
     return open_data("cadences", modality="audio", rate=16000, seconds=1.0)
 
@@ -174,6 +185,7 @@ def volumes(count: int = 8, *, start: int = 0) -> Batch:
 BATCHES = {
     "volume": volumes,
     "audio": sounds,
+    "video": videos,
     "pose": poses,
     "track": tracks,
     "image": images,
@@ -186,6 +198,7 @@ BATCHES = {
 KEYS = {
     "volume": "volume",
     "audio": "audio",
+    "video": "video",
     "pose": "pose",
     "track": "track",
     "image": "image",
@@ -199,6 +212,7 @@ KEYS = {
 OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
     "volume": lambda: build_volumes("resnet:width=8", size=(16, 16, 8)),
     "audio": lambda: build_audio("chromanet:channels=[6,8,3],kernels=[5,3,3]", rate=16000),
+    "video": lambda: build_video("r3d_18:layers=[1,1,1,1],width=4", image_size=16),
     "track": lambda: build_tracks("gpt:width=32,heads=2,depth=2,dropout=0", length=20),
     "pose": lambda: build_poses("skeleton_vit:embed_dim=16,depth=2,num_heads=2,frames=24", joints=16),
     "graph": lambda: build_graphs("gcn:widths=[24,16]", **network().inputs),

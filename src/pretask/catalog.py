@@ -289,6 +289,17 @@ ROWS: tuple[Row, ...] = (
         "how do the hidden joints move from frame to frame?",
         "skeleton_vit",
     ),
+    Row(
+        "cpnet",
+        "CPNet",
+        "video",
+        "pretask.methods.video.cpnet:CPNet",
+        "Self-supervised Spatiotemporal Representation Learning by Exploiting Video Continuity (Liang et al., "
+        "AAAI 2022)",
+        "a portion from the midst of a clip, whose ends are joined",
+        "is the clip whole, where does it break, and what belongs there?",
+        "r3d_18:layers=[1,1,1,1],width=32",
+    ),
 )
 
 BY_SLUG = {row.slug: row for row in ROWS}

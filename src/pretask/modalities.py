@@ -82,6 +82,13 @@ MODALITIES: tuple[Modality, ...] = (
         ("puppets",),
     ),
     Modality(
+        "video",
+        (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v"),
+        "pretask.data.video:open_video",
+        "pretask.encoders.video:build",
+        ("moving-digits",),
+    ),
+    Modality(
         "audio",
         (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au"),
         "pretask.data.audio:open_audio",

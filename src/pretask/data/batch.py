@@ -6,7 +6,7 @@
 | `size` | (B, 2) int64 | height and width in pixels before resampling: undoes the canvas' distortion |
 | `index` | (B,) int64 | the sample's row in the data set |
 | `label` | (B,) int64 | present only where the data carry labels; never read by a self-supervised loss |
-| `video` | (B, C, T, H, W) | |
+| `video` | (B, C, T, H, W) uint8, or float in [0, 1] | frames on a square canvas, with `size` |
 | `audio` | (B, S) | samples in [-1, 1] |
 | `tokens` | (B, L) int64 | a text with the tokens that stand around it, padded at the end |
 | `attention` | (B, L) bool | where `tokens` are no padding |
