@@ -18,6 +18,7 @@ _HOMES = {
     "export": "pretask.api",
     "reinforce": "pretask.api",
     "report": "pretask.api",
+    "app": "pretask.gallery.server",
     "shortcuts": "pretask.api",
     "write_puzzles": "pretask.api",
     "run_study": "pretask.studies.study",

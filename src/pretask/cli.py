@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from pretask import __version__
-from pretask.commands import explore, judge, learn, reward, share, study
+from pretask.commands import explore, judge, learn, look, reward, share, study
 from pretask.errors import PretaskError, UsageError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for module in (explore, learn, judge, share, study, reward):
+for module in (explore, learn, judge, look, share, study, reward):
     for command in module.COMMANDS:
         app.command(command.__name__.rstrip("_"))(command)
 

@@ -17,6 +17,9 @@ from pretask.reports.curves import Chart, svg
 from pretask.reports.map import data_uri
 from pretask.reports.record import Record
 
+LONGEST = 200
+"""Characters of a setting that a page prints; a tokenizer's JSON has megabytes."""
+
 
 class Picture(NamedTuple):
     """A contact sheet inside a page."""
@@ -78,7 +81,8 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         shown = ", ".join(plain(item) for item in value[:40])
         return f"{shown}, … ({len(value)})" if len(value) > 40 else shown
-    return str(value)
+    text = str(value)
+    return f"{text[:LONGEST]} … ({len(text):,} characters)" if len(text) > 2 * LONGEST else text
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -97,7 +97,12 @@ def read(folder: str | Path) -> Record:
     try:
         config = run.config
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise PretaskError(f"'{folder}' has a config.yaml that cannot be read: {error}") from error
+        why = f"{getattr(error, 'problem', None) or error}".splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" (line {mark.line + 1})"
+        raise PretaskError(
+            f"'{folder}' has a config.yaml that cannot be read: {why}{where}; mend it, or train anew with --overwrite"
+        ) from error
     if not isinstance(config, dict):
         raise PretaskError(f"'{folder}' has a config.yaml that holds no settings: is it a run folder?")
     record = Record(run.folder, config)
