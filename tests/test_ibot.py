@@ -51,7 +51,7 @@ def fixed_inputs(task, monkeypatch):
     hidden = torch.rand(2 * B, N, generator=generator) < 0.3
     hidden[1] = False
     monkeypatch.setattr(task, "views", lambda batch, step: views)
-    monkeypatch.setattr(task, "hide", lambda batch, step: hidden, raising=False)
+    monkeypatch.setattr(task, "hide", lambda batch, step, attention: hidden, raising=False)
     return views, hidden
 
 

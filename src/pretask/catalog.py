@@ -119,6 +119,18 @@ ROWS: tuple[Row, ...] = (
         "patches",
     ),
     Row(
+        "attmask",
+        "AttMask",
+        "image",
+        "pretask.methods.image.attmask:AttMask",
+        "What to Hide from Your Students: Attention-Guided Masked Image Modeling "
+        "(Kakogeorgiou et al., ECCV 2022)",
+        "the patches that a slowly following copy of the network attends to, and all of a picture but a crop",
+        "what does the copy say of the hidden patches and of another crop?",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
         "pirl",
         "PIRL",
         "image",

@@ -4,11 +4,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from pretask.encoders.attention import attend
 from pretask.encoders.positions import sincos_2d
 from pretask.errors import UsageError
 from pretask.pretexts.masks import Shuffle
@@ -37,18 +37,11 @@ def decoder_shape(encoder_dim: int, dim: int | None = None, depth: int | None = 
 class LastBlock(Block):
     """A block of which only the last tokens are needed: they alone ask, of all."""
 
-    attn: Any
-
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "batch tokens dim"], needed: int
     ) -> Float[Tensor, "batch needed dim"]:
-        attn, dim = self.attn, x.shape[2]
         everyone, x = self.norm1(x), x[:, -needed:]
-        weights, biases = attn.qkv.weight.split([dim, 2 * dim]), attn.qkv.bias.split([dim, 2 * dim])
-        query = F.linear(everyone[:, -needed:], weights[0], biases[0])
-        key, value = F.linear(everyone, weights[1], biases[1]).chunk(2, dim=2)
-        heads = (part.unflatten(2, (attn.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
-        x = x + attn.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        x = x + attend(self.attn, everyone[:, -needed:], everyone)
         return x + self.mlp(self.norm2(x))
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pretask.encoders.features import Features
 from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
 from pretask.methods.image.dino import DINO
@@ -93,7 +94,15 @@ class IBOT(DINO):
         self.mask_token = nn.Parameter(torch.zeros(1, encoder.dim))
         self.patch_centre = Centre(self.prototypes, centre_momentum)
 
-    def hide(self, batch: int, step: Step) -> Bool[Tensor, "2*batch patches"]:
+    def look(
+        self, clean: Float[Tensor, "2*batch chans h w"]
+    ) -> tuple[Features, Float[Tensor, "2*batch heads patches"] | None]:
+        """What the teacher sees in whole crops, and where it looks, for those who hide that."""
+        return self.teacher.encoder(clean), None
+
+    def hide(
+        self, batch: int, step: Step, attention: Float[Tensor, "2*batch heads patches"] | None = None
+    ) -> Bool[Tensor, "2*batch patches"]:
         """Which patches of the two global crops are hidden: no crop's mask depends on another's."""
         low, high = self.mask_ratio
         numbers = draw.uniform((batch, 2, 2), step.generator).transpose(0, 1).flatten(0, 1)
@@ -107,10 +116,10 @@ class IBOT(DINO):
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         views = self.views(batch, step)
-        hidden = self.hide(len(views[0]), step).to(views[0].device)
-        place, weight = hidden_places(hidden, max(self.mask_ratio))
         with torch.no_grad():
-            clean, head = self.teacher.encoder(torch.cat(views[:2])), self.teacher.head
+            (clean, attention), head = self.look(torch.cat(views[:2])), self.teacher.head
+            hidden = self.hide(len(views[0]), step, attention).to(views[0].device)
+            place, weight = hidden_places(hidden, max(self.mask_ratio))
             answers, words = head(clean.pooled), head.embed(clean.tokens)
             patch_answers = head.last_layer(words.flatten(0, 1)[place])
             # the mean over ALL patches: the prototypes are linear, so it is taken before them
@@ -134,10 +143,12 @@ class IBOT(DINO):
         self.patch_centre.update()
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
-        view = self.views(batch, step)[0]
-        hidden = self.hide(len(view), step)[: len(view)].to(view.device)
+        views = self.views(batch, step)[:2]
+        clean, attention = self.look(torch.cat(views))
+        view = views[0]
+        hidden = self.hide(len(view), step, attention)[: len(view)].to(view.device)
         said = self.head(self.encoder(view, hidden=hidden, mask_token=self.mask_token).tokens).argmax(-1)
-        true = self.teacher.head(self.teacher.encoder(view).tokens).argmax(-1)
+        true = self.teacher.head(clean.tokens[: len(view)]).argmax(-1)
         masked, answer, truth = (
             self.paint(view, hidden, words) for words in (torch.zeros_like(true), said, true)
         )
