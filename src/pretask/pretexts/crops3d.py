@@ -127,20 +127,17 @@ def outlined(
     crop: Triple,
     colour: tuple[float, float, float],
 ) -> Float[Tensor, "3 depth height width"]:
-    """A volume with a box drawn on its three middle slices, as it is seen along each axis."""
+    """A volume with a box drawn on its middle slices (of an even number the two in the middle), as it is seen along
+    each axis."""
     shown = volume.clone()
     ink = volume.new_tensor(colour).view(3, 1, 1)
     for axis in range(3):
-        middle = shown.select(axis + 1, volume.shape[axis + 1] // 2)  # a view: (3, rows, columns)
         (top, rows), (left, columns) = ((start[other], crop[other]) for other in range(3) if other != axis)
-        bottom, right = top + rows - 1, left + columns - 1
-        for part in (
-            middle[:, top : top + 1, left : right + 1],
-            middle[:, bottom : bottom + 1, left : right + 1],
-            middle[:, top : bottom + 1, left : left + 1],
-            middle[:, top : bottom + 1, right : right + 1],
-        ):
-            part.copy_(ink.expand_as(part))
+        side = volume.shape[axis + 1]
+        for place in {(side - 1) // 2, side // 2}:
+            inside = shown.select(axis + 1, place)[:, top : top + rows, left : left + columns]  # a view
+            inside[:, [0, -1]] = ink
+            inside[:, :, [0, -1]] = ink
     return shown
 
 
