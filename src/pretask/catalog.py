@@ -23,8 +23,8 @@ class Row(NamedTuple):
         hides: what is hidden of the data.
         asks: what the network is asked.
         encoder: the default encoder; a vision transformer where the method needs patches.
-        needs: `patches` where only a vision transformer fits, `denoiser` where only a diffusion model's
-            network does, `dictionary` where nothing but that, `any` otherwise.
+        needs: `patches` where only a vision transformer fits, `bare` where only one without class token
+            does, `denoiser` a diffusion model's network, `dictionary` nothing but that, `any` otherwise.
         labels: whether its loss may read labels; to every other method they are not shown.
         kind: a `task` is trained; a `study` is run (`pretask study`), its path is `module:function`.
     """
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     hides: str
     asks: str
     encoder: str = "resnet18"
-    needs: Literal["any", "patches", "denoiser", "dictionary"] = "any"
+    needs: Literal["any", "patches", "bare", "denoiser", "dictionary"] = "any"
     labels: bool = False
     kind: Literal["task", "study"] = "task"
 
@@ -133,6 +133,29 @@ ROWS: tuple[Row, ...] = (
     Row(
         "pirl",
         "PIRL",
+    Row(
+        "droppos",
+        "DropPos",
+        "image",
+        "pretask.methods.image.droppos:DropPos",
+        "DropPos: Pre-Training Vision Transformers by Reconstructing Dropped Positions "
+        "(Wang et al., NeurIPS 2023)",
+        "three quarters of the patches, and the places of most of the others",
+        "where does each patch belong that lost its place?",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
+        "mp3",
+        "MP3",
+        "image",
+        "pretask.methods.image.mp3:MP3",
+        "Position Prediction as an Effective Pretraining Strategy (Zhai et al., ICML 2022)",
+        "the places of all patches, and most patches from each other",
+        "where does each patch belong?",
+        encoder=VIT + ":class_token=false,global_pool=avg,fc_norm=false",
+        needs="bare",
+    ),
         "image",
         "pretask.methods.image.pirl:PIRL",
         "Self-Supervised Learning of Pretext-Invariant Representations (Misra & van der Maaten, CVPR 2020)",

@@ -60,7 +60,7 @@ def check_encoder(rows: Sequence[catalog.Row], encoder: Encoder) -> None:
         UsageError: the encoder does not fit.
     """
     for row in rows:
-        if row.needs == "patches" and not hasattr(encoder, "num_patches"):
+        if row.needs in ("patches", "bare") and not hasattr(encoder, "num_patches"):
             raise UsageError(
                 f"{row.slug} needs a vision transformer; '{encoder.name}' has no patches to drop"
             )

@@ -158,9 +158,18 @@ class PatchEncoder(ImageEncoder):
         if visible is not None:
             patches = x[:, p:].gather(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
             x = torch.cat([x[:, :p], patches], dim=1)
-        x = self.model.norm(self.blocks(self.model.norm_pre(x)))
-        pooled = self.model.forward_head(x, pre_logits=True)
-        return Features(pooled, x[:, p:], x[:, :p], grid)
+        return self.transform(x, grid)
+
+    def transform(
+        self, x: Float[Tensor, "batch prefix_tokens dim"], grid: tuple[int, int] | None = None
+    ) -> Features:
+        """All that follows the positions: blocks and norms of class tokens and patches."""
+        x, p = self.model.norm(self.blocks(self.model.norm_pre(x))), self.num_prefix
+        return Features(self.model.forward_head(x, pre_logits=True), x[:, p:], x[:, :p], grid or self.grid)
+
+    def contents(self, image: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch patches dim"]:
+        """What the first layer makes of each patch, not knowing where it is."""
+        return self.model.patch_embed(self.normalise(image)).flatten(1, 2)
 
 
 class EncoderSpec:
