@@ -131,9 +131,6 @@ ROWS: tuple[Row, ...] = (
         needs="patches",
     ),
     Row(
-        "pirl",
-        "PIRL",
-    Row(
         "droppos",
         "DropPos",
         "image",
@@ -156,6 +153,9 @@ ROWS: tuple[Row, ...] = (
         encoder=VIT + ":class_token=false,global_pool=avg,fc_norm=false",
         needs="bare",
     ),
+    Row(
+        "pirl",
+        "PIRL",
         "image",
         "pretask.methods.image.pirl:PIRL",
         "Self-Supervised Learning of Pretext-Invariant Representations (Misra & van der Maaten, CVPR 2020)",
