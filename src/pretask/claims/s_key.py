@@ -3,15 +3,22 @@
 Made-up music: progressions in 24 keys, no two pieces by one instrument. Classes are calibrated on other pieces.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from pretask.studies.claim import Arm, Claim, Comparison
 
+if TYPE_CHECKING:
+    from pretask.task import PretextTask
+
 SIZE = "channels=[2,3,20,20,15,5,3],hop=256"
 
 
-def shuffled(encoder: nn.Module) -> nn.Module:
+def shuffled(encoder: nn.Module) -> PretextTask:
     """S-KEY whose pseudo-labels belong to other pieces."""
     from pretask.methods.audio.s_key import SKey
 

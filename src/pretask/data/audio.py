@@ -328,6 +328,6 @@ def labelled(found: Source, table: Path, label: str | None, only: bool = False) 
     store = Files(found.store.root, [names[row] for row in chosen])  # type: ignore[attr-defined]
     targets, classes = encode_labels([own[row] or None for row in chosen])
     parts = None if found.parts is None else found.parts[chosen]
-    if classes is None or (targets == UNLABELLED).all():
+    if targets is None or bool((targets == UNLABELLED).all()):
         targets, classes = None, None
     return replace(found, store=store, targets=targets, classes=classes, parts=parts)

@@ -114,7 +114,7 @@ def song(key: int, start: float, length: float, rng: np.random.Generator) -> lis
     chords = SONGS[minor][rng.integers(len(SONGS[minor]))]
     repeats = int(rng.integers(1, 3))
     beat = length / (len(chords) * repeats)
-    notes, height = [], rng.integers(-5, 7)
+    notes, height = list[Note](), int(rng.integers(-5, 7))
     scale = [step + 12 * octave for octave in (0, 1) for step in SCALES[minor]]
     place = int(rng.integers(len(scale)))
     for number in range(len(chords) * repeats):

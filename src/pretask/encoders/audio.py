@@ -273,7 +273,8 @@ def build(name: str, rate: int = 22050, **_: Any) -> AudioEncoder:
     if plain != "chromanet" or given.keys() - set(Size._fields):
         known = ", ".join(Size._fields)
         raise UsageError(f"'{name}': sound is read by chromanet (behind a colon: {known}) or raw")
-    size = Size(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    size = Size(**given)
     if size.modes not in (1, 2) or len(size.channels) != len(size.kernels) or not size.channels:
         raise UsageError(f"encoder '{name}': modes is 1 or 2, and channels and kernels have an entry a stage")
     if any(kernel % 2 == 0 for kernel in size.kernels):

@@ -149,6 +149,6 @@ def key(
     ]
     if len(meaning) == 24:
         mode = (said // OCTAVE == truth // OCTAVE)[right].double()
-        interval = bootstrap_interval(mode, seed=seed) if len(mode) else (None, None)
-        scores.append(Score("key", "mode", float(mode.mean()) if len(mode) else 0.0, *interval, len(mode)))
+        low, high = bootstrap_interval(mode, seed=seed) if len(mode) else (None, None)
+        scores.append(Score("key", "mode", float(mode.mean()) if len(mode) else 0.0, low, high, len(mode)))
     return scores

@@ -127,3 +127,75 @@ def octave_pooled(
 ) -> Float[Tensor, "*batch {per_octave} frames"]:
     """The mean over octaves: bin b belongs to pitch class b mod `per_octave`."""
     return spectrum.unflatten(-2, (-1, per_octave)).mean(-3)
+
+
+def mel_filters(rate: int, size: int, bins: int, lowest: float = 20.0) -> Float[Tensor, "frequencies bins"]:
+    """Triangles on Kaldi's mel scale, 1127 ln(1 + f / 700), from `lowest` to half the rate; for the powers of a
+    Fourier transform of `size` samples. The highest frequency counts nowhere."""
+
+    def mel(frequency: Tensor) -> Tensor:
+        return 1127 * (1 + frequency / 700).log()
+
+    ends = mel(torch.tensor([lowest, rate / 2], dtype=torch.float64))
+    step = (ends[1] - ends[0]) / (bins + 1)
+    left = ends[0] + step * torch.arange(bins, dtype=torch.float64)
+    place = mel(torch.arange(size // 2, dtype=torch.float64) * rate / size)[:, None]
+    triangle = torch.minimum((place - left) / step, (left + 2 * step - place) / step).clamp(min=0)
+    return F.pad(triangle, (0, 0, 0, 1)).float()
+
+
+def log_mel(
+    audio: Float[Tensor, "batch samples"], filters: Float[Tensor, "frequencies bins"], rate: int
+) -> Float[Tensor, "batch frames bins"]:
+    """Kaldi's filterbank: windows of 25 ms every 10 ms within the recording, the mean taken out of each, first
+    differences (0.97), a Hann window, powers, triangles, logarithms (of at least float32's epsilon).
+
+    Args:
+        audio: recordings, each with its mean taken out.
+        filters: `mel_filters` for the next power of two after a window.
+        rate: samples a second.
+
+    Raises:
+        ValueError: a recording is shorter than a window.
+    """
+    size, hop, whole = round(0.025 * rate), round(0.010 * rate), 2 * (len(filters) - 1)
+    if audio.shape[1] < size:
+        raise ValueError(f"{audio.shape[1]} samples are less than a window of {size}")
+    window = audio.unfold(1, size, hop)
+    window = window - window.mean(2, keepdim=True)
+    window = window - 0.97 * torch.cat([window[..., :1], window[..., :-1]], dim=2)
+    window = window * torch.hann_window(size, periodic=False, dtype=audio.dtype, device=audio.device)
+    power = torch.fft.rfft(window, whole).abs().square()
+    return (power @ filters.to(power.dtype)).clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+def slices(
+    frames: Float[Tensor, "batch frames bins"], size: int, mean: float, deviation: float
+) -> Float[Tensor, "batch slices size bins"]:
+    """Frames cut in slices of equal size and normalised: (x - mean) / (2 deviation).
+
+    Zeros fill up the last slice *before* that; where nothing is to be filled up, an empty slice follows (as
+    in VALOR's `AudioMapper`).
+    """
+    more = size - frames.shape[1] % size
+    whole = F.pad(frames, (0, 0, 0, more)).unflatten(1, (-1, size))
+    return (whole - mean) / (2 * deviation)
+
+
+def segment_places(
+    count: int, segments: int, unit: Float[Tensor, "batch segments"] | None, batch: int
+) -> Int[Tensor, "batch segments"]:
+    """One of `count` things from each of equally long segments: a random one, or the middle one.
+
+    Args:
+        count: things in a row.
+        segments: how many to take; with fewer things some are taken twice.
+        unit: numbers from U[0, 1) that decide; None takes the middle.
+        batch: rows.
+    """
+    number = torch.arange(segments, device=None if unit is None else unit.device)
+    low = (number * count // segments).clamp(max=count - 1)
+    length = ((number + 1) * count // segments - low).clamp(min=1)
+    if unit is None:
+        return (low + length // 2).expand(batch, -1)
+    return low + (unit * length).long().clamp(max=length - 1)

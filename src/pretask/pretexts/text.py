@@ -121,6 +121,31 @@ def mask_tokens(
     order = drawn.order[:, :length].masked_fill(~candidates, torch.inf)
     count = (rate * candidates.sum(1) + drawn.extra).floor()
     hidden = (order.argsort(1).argsort(1) < count[:, None]) & candidates
+    return replaced(text, hidden, drawn, mask, words)
+
+
+def mask_each(
+    text: Text,
+    drawn: MaskDraw,
+    mask: int,
+    words: Int[Tensor, "words"],
+    rate: float,
+    candidates: Bool[Tensor, "batch length"],
+) -> Masked:
+    """Hide each candidate with probability `rate`, and where chance hides none, one of them (VALOR, whose code
+    draws again until one is hidden). What becomes of it is as in `mask_tokens`."""
+    length = text.tokens.shape[1]
+    order = drawn.order[:, :length].masked_fill(~candidates, torch.inf)
+    least = order == order.amin(1, keepdim=True)
+    hidden = ((order < rate) | least) & candidates
+    return replaced(text, hidden, drawn, mask, words)
+
+
+def replaced(
+    text: Text, hidden: Bool[Tensor, "batch length"], drawn: MaskDraw, mask: int, words: Int[Tensor, "words"]
+) -> Masked:
+    """Hidden tokens as `mask` (80 %), as they are (10 %) or as any of `words` (10 %)."""
+    length = text.tokens.shape[1]
     action = drawn.action[:, :length]
     other = words[(drawn.other[:, :length] * len(words)).long().clamp(max=len(words) - 1)]
     shown = torch.where(hidden & (action < MASKED), mask, text.tokens)

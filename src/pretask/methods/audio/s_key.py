@@ -132,7 +132,7 @@ class SKey(PretextTask):
         mode = by_mode[:, :, 0].sum(2)  # (3, batch): how much speaks for the first
         told = self.pseudo_label(signature[:2].mean(0), chroma)
         with torch.autocast(mode.device.type, enabled=False):
-            found["mode"] = sum(F.binary_cross_entropy(view.clamp(0, 1), told) for view in mode)
+            found["mode"] = torch.stack([F.binary_cross_entropy(view.clamp(0, 1), told) for view in mode]).sum()
         found["balance"] = (mean(mode[:2].mean()) - 0.5).square()
         return found
 
