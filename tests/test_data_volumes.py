@@ -130,7 +130,8 @@ class TestFiles:
         stack = rng.integers(0, 255, (6, 8, 8, 8), dtype=np.uint8)
         label = np.array([0, 1] * 3)[:, None]
         np.savez(
-            tmp_path / "m.npz", train_images=stack[:4], train_labels=label[:4], test_images=stack[4:], test_labels=label[4:]
+            tmp_path / "m.npz", train_images=stack[:4], train_labels=label[:4], test_images=stack[4:],
+            test_labels=label[4:],
         )  # fmt: skip
         dataset = open_data(tmp_path / "m.npz", modality="volume", window=[0, 255])
         assert (
