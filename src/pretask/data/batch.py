@@ -12,6 +12,7 @@
 | `attention` | (B, L) bool | where `tokens` are no padding |
 | `lang` | (B,) int64 | the language of `tokens`: its place in the data set's list |
 | `pair`, `pair_attention`, `pair_lang` | as above | the same text in another language, where there is one |
+| `script`, `script_attention` | (B, K, L) as above | K texts that tell what happens, one behind the other |
 | `points` | (B, N, 3+F) | clouds of equally many points: coordinates, then what a point carries besides |
 | `normals` | (B, N, 3) | of `points`, of length 1: which way the surface faces |
 | `oriented` | (B,) bool | whether the signs of a cloud's `normals` are known; absent means that they are |

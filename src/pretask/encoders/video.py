@@ -116,13 +116,15 @@ class RawVideo(VideoEncoder):
 def build(
     name: str, in_chans: int = 3, image_size: int = 112, pretrained: bool = False, **_: Any
 ) -> VideoEncoder:
-    """`r3d_18`, `mc3_18`, `r2plus1d_18`, `c3d` or `s3d` with any of `Size`'s arguments behind a colon, or `raw`.
+    """`r3d_18`, `mc3_18`, `r2plus1d_18`, `c3d` or `s3d` with any of `Size`'s arguments behind a colon;
+    `space_time_vit` with `space_time.Shape`'s; or `raw`.
 
     Args:
         name: of the network.
         in_chans: channels of the frames.
         image_size: side of the frames in pixels.
-        pretrained: start from torchvision's weights (needs them in the local cache or a network).
+        pretrained: start from torchvision's weights, a transformer from a masked autoencoder's of pictures (needs
+            them in the local cache or a network).
 
     Raises:
         UsageError: there is no such encoder, or it cannot take these arguments.
@@ -130,11 +132,15 @@ def build(
     plain, given = split_name(name)
     if plain == "raw":
         return RawVideo(in_chans, image_size)
+    if plain == "space_time_vit":
+        from pretask.encoders.space_time import build_space_time
+
+        return build_space_time(name, given, in_chans, image_size, pretrained)
     known = ("frames",) if plain == "s3d" else ("width", "frames") if plain == "c3d" else Size._fields
     if plain not in (*MAKERS, "c3d", "s3d") or given.keys() - set(known):
         raise UsageError(
-            f"'{name}': videos are read by {', '.join(MAKERS)}, c3d, s3d or raw (behind a colon: "
-            f"{', '.join(known)})"
+            f"'{name}': videos are read by {', '.join(MAKERS)}, c3d, s3d, space_time_vit or raw (behind a "
+            f"colon: {', '.join(known)})"
         )
     layers = given.get("layers", Size().layers)
     numbers = [*layers, *(given[key] for key in ("width", "frames") if key in given)]

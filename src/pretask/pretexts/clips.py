@@ -83,3 +83,25 @@ def take_frames(video: Tensor, numbers: Int[Tensor, "batch length"]) -> Tensor:
     """The frames with these numbers of each video (B, C, T, H, W)."""
     sample = torch.arange(len(video), device=video.device)[:, None]
     return video.transpose(1, 2)[sample, numbers.to(video.device)].transpose(1, 2)
+
+
+def draw_frames(
+    frames: int, wanted: int, batch: int, generator: torch.Generator
+) -> Int[Tensor, "batch wanted"]:
+    """One frame, anywhere, of each of so many equal parts of a video.
+
+    Raises:
+        UsageError: there are fewer frames than parts.
+    """
+    if frames < wanted:
+        raise UsageError(f"{wanted} frames are to be drawn and the videos have {frames}: read more (frames)")
+    place = torch.arange(wanted, device=generator.device) + draw.uniform((batch, wanted), generator)
+    return (place * frames / wanted).long().clamp(max=frames - 1)
+
+
+def draw_visible(
+    times: int, places: int, kept: int, batch: int, generator: torch.Generator
+) -> Int[Tensor, "batch times*kept"]:
+    """So many random places of each time, others at each, numbered time by time."""
+    own = draw.uniform((batch, times, places), generator).argsort(dim=2)[:, :, :kept]
+    return (own + places * torch.arange(times, device=own.device)[:, None]).flatten(1)

@@ -46,6 +46,19 @@ def read_text(batch: Batch, key: str = "tokens") -> Text:
     return Text(tokens, torch.ones_like(tokens, dtype=torch.bool) if attention is None else attention.bool())
 
 
+def read_texts(batch: Batch) -> Text:
+    """All texts of each sample, (B, texts, L): those of a `script`, or its one text.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if "script" not in batch:
+        return Text(*(part[:, None] for part in read_text(batch)))
+    tokens = require(batch, "script", 3)
+    attention = batch.get("script_attention")
+    return Text(tokens, torch.ones_like(tokens, dtype=torch.bool) if attention is None else attention.bool())
+
+
 def read_pair(batch: Batch) -> tuple[Text, Text]:
     """The batch's texts and their translations.
 

@@ -1,0 +1,124 @@
+"""Several encoders side by side, one a kind of data, and a space they share: for samples with video, text, sound."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pretask import modalities
+from pretask.encoders.base import Encoder
+from pretask.encoders.features import Features
+from pretask.errors import UsageError
+from pretask.pretexts.text import read_texts
+from pretask.task import Batch
+
+SHARED = 256  # width of the space all towers share
+TOLD = {
+    "video": ("in_chans", "image_size"),
+    "image": ("in_chans", "image_size"),
+    "text": ("tokenizer", "max_length"),
+    "audio": ("rate",),
+}
+"""By kind of data: what its encoder must be told of a data set."""
+
+
+class Towers(Encoder):
+    """Encoders by kind of data, the first of which is judged where one is; a linear head behind each leads to a space
+    in which vectors of one sample shall be near. Text is read by the token that stands for the whole of it, and
+    rectified before its head.
+
+    Args:
+        towers: by kind of data.
+        name: what `build` was given.
+        inputs: what `build` was told of the data.
+    """
+
+    modality: ClassVar[str] = "multimodal"
+
+    def __init__(self, towers: dict[str, Encoder], name: str, inputs: dict[str, Any]):
+        super().__init__()
+        self.name, self.inputs, self.kinds = name, inputs, tuple(towers)
+        self.dim: int = towers[self.kinds[0]].dim
+        self.at_once = min((tower.at_once for tower in towers.values() if tower.at_once), default=None)
+        heads = nn.ModuleDict({kind: nn.Linear(tower.dim, SHARED) for kind, tower in towers.items()})
+        self.model = nn.ModuleDict({"towers": nn.ModuleDict(towers), "heads": heads})
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for kind in self.kinds:
+            found |= self.tower(kind).reading
+        return found
+
+    def tower(self, kind: str) -> Any:
+        """The encoder of a kind of data.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if kind not in self.kinds:
+            raise UsageError(
+                f"the encoder reads {', '.join(self.kinds)} and no {kind}: name one of each, such as "
+                "'video=space_time_vit;text=distilbert'"
+            )
+        return self.model["towers"][kind]
+
+    def shared(self, kind: str, pooled: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch shared"]:
+        """Pooled features of a tower in the space that all share."""
+        return self.model["heads"][kind](F.relu(pooled) if kind == "text" else pooled)
+
+    def read_texts(self, batch: Batch) -> Float[Tensor, "texts batch dim"]:
+        """Of each text of each sample the token that stands for it, all first texts before all second ones."""
+        tower = self.tower("text")
+        tokens, attention = read_texts(batch)
+        found = tower(tokens.transpose(0, 1).flatten(0, 1), attention.transpose(0, 1).flatten(0, 1))
+        whole = found.prefix[:, 0] if found.prefix.shape[1] else found.pooled
+        return whole.unflatten(0, (tokens.shape[1], -1))
+
+    def encode(self, batch: Batch) -> Features:
+        """What the first tower says."""
+        kind = self.kinds[0]
+        if kind != "text":
+            return self.tower(kind).encode(batch)
+        whole = self.read_texts(batch).mean(0)
+        return Features(whole, whole[:, None], whole[:, None][:, :0], (1,))
+
+    def embed(self, batch: Batch, kind: str) -> Float[Tensor, "batch shared"]:
+        """A sample's vector in the shared space by one kind of data; several texts count as their mean."""
+        if kind == "text":
+            return self.shared("text", self.read_texts(batch)).mean(0)
+        return self.shared(kind, self.tower(kind).encode(batch).pooled)
+
+
+def build(name: str, pretrained: bool = False, **inputs: Any) -> Towers:
+    """Encoders by kind of data with semicolons between them, `video=space_time_vit:depth=4;text=distilbert`; or
+    `raw`, the videos (or texts) themselves.
+
+    Args:
+        name: of them.
+        pretrained: start all of them from published weights.
+        inputs: what the data are, a data set's `inputs`.
+
+    Raises:
+        UsageError: one of them is not there, or the data have nothing for it.
+    """
+    if name == "raw":
+        name = f"{next(kind for kind in TOLD if set(TOLD[kind]) <= inputs.keys())}=raw"
+    towers: dict[str, Encoder] = {}
+    for part in name.split(";"):
+        kind, sign, own = part.strip().partition("=")
+        if not sign or kind not in TOLD:
+            raise UsageError(
+                f"encoder '{name}': KIND=ENCODER;KIND=ENCODER is expected, with kinds of {', '.join(TOLD)}"
+            )
+        missing = [key for key in TOLD[kind] if key not in inputs]
+        if missing:
+            raise UsageError(f"encoder '{name}': the data have no {kind} to read (nothing says {missing[0]})")
+        told = {key: inputs[key] for key in TOLD[kind]} | ({"pretrained": True} if pretrained else {})
+        towers[kind] = modalities.load(modalities.find(kind).encoders)(own, **told)
+    built = Towers(towers, name, inputs)
+    built.pretrained = all(tower.pretrained for tower in towers.values())
+    return built
