@@ -100,8 +100,11 @@ class TVTS(PretextTask):
             raise UsageError(f"mask_ratio {mask_ratio} leaves {self.kept} of {self.places} places to be seen")
         self.texts, self.temperature = texts, temperature
         self.view = ViewSpec(watcher.image_size, crop_scale)
+        heads = heads or max(1, watcher.dim // 64)
+        if watcher.dim % heads:
+            raise UsageError(f"{heads} heads of the sorter do not divide its width {watcher.dim}: set heads")
         if texts > 1 and sort_weight:
-            self.sorter = Sorter(watcher.dim, texts, depth, heads or max(1, watcher.dim // 64))
+            self.sorter = Sorter(watcher.dim, texts, depth, heads)
             self.weights["sort"] = sort_weight
 
     def hide(self, batch: Batch, step: Step) -> Masked:
