@@ -27,6 +27,8 @@ from pretask.pretexts.crops3d import (
 )
 from pretask.reports.panels import volume as drawing
 from pretask.task import Step
+from pretask.training.optimisers import make_optimiser
+from pretask.training.plan import make_plan
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -180,7 +182,7 @@ class TestMethod:
             expected += torch.stack(parts) / 2
         found = torch.stack([losses[name] for name in ("positive", "negative", "repulsion")])
         assert torch.allclose(found, expected, atol=1e-5)
-        assert float(method.total(losses)) == pytest.approx(float(expected.sum()), rel=1e-5)
+        assert float(method.total(losses).detach()) == pytest.approx(float(expected.detach().sum()), rel=1e-5)
 
     def test_without_changes_a_crop_on_a_box_is_that_box(self):
         method = task(grid=(2, 2, 1), crops=1, flip=0.0, turn=0.0, shift=0.0).eval()
@@ -230,6 +232,13 @@ class TestMethod:
     def test_sizes_by_default(self, size, grid, side, wide):
         method = task(size=size, grid=grid)
         assert method.crop_size == side and method.projector[-1].out_features == wide
+
+    def test_the_optimiser_is_the_codes(self):
+        method = task()
+        plan = make_plan(method.recipe, 10_000, epochs=method.recipe.epochs)
+        assert plan.steps == 250_000 and plan.batch_size == 2 and plan.lr == 1e-4
+        optimiser = make_optimiser(method.named_parameters(), plan.schedule(method.recipe), method.encoder)
+        assert isinstance(optimiser, torch.optim.AdamW) and all(g["amsgrad"] for g in optimiser.param_groups)
 
     def test_what_is_known_of_places_is_not_read(self):
         method, batch = task(), tiny.volumes(2)

@@ -18,6 +18,7 @@ class Recipe:
         weight_decay_end: decay at the end of a cosine from `weight_decay`; None keeps it constant.
         betas: AdamW's and Adam's.
         momentum: SGD's and LARS'.
+        amsgrad: AdamW's and Adam's: steps are divided by the largest second moment so far.
         warmup: fraction of the run in which the rate climbs linearly from 0.
         final_lr: the rate a schedule ends on, as a fraction of the peak.
         clip: largest global gradient norm; None does not clip.
@@ -40,6 +41,7 @@ class Recipe:
     weight_decay_end: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.9
+    amsgrad: bool = False
     warmup: float = 0.1
     final_lr: float = 0.0
     clip: float | None = None

@@ -105,8 +105,8 @@ CLAIM = Claim(
     arms={
         "voco": Arm("voco", SHARED),
         "no repulsion": Arm("voco", {**SHARED, "repulsion": 0.0}),
-        "one box each": Arm(OneHot),
-        "contrast (SimCLR)": Arm(Contrast),
+        "one box each": Arm(OneHot),  # type: ignore[arg-type]
+        "contrast (SimCLR)": Arm(Contrast),  # type: ignore[arg-type]
         "random": Arm("voco", SHARED, steps=0),
         "raw": Arm(None, encoder="raw"),
     },

@@ -259,10 +259,9 @@ def from_arrays(path: Path) -> Source:
         DataError: there are no volumes in it.
     """
     if path.suffix.lower() == ".npy":
-        values = np.load(path, allow_pickle=False, mmap_mode="r")
-        return stacked(str(path), {"all": (values[None] if values.ndim == 3 else values, None, None)})
+        return stacked(str(path), {"all": (np.load(path, allow_pickle=False, mmap_mode="r"), None, None)})
+    parts = {}
     with np.load(path, allow_pickle=False) as held:
-        parts = {}
         for part in (*ORDER, "all"):
             prefix = "" if part == "all" else f"{part}_"
             keys = [
@@ -271,12 +270,7 @@ def from_arrays(path: Path) -> Source:
             ]
             if keys[0] is not None:
                 values, labels, segments = (None if key is None else held[key] for key in keys)
-                single = values is not None and values.ndim == 3
-                parts[part] = (
-                    (values[None], labels, None if segments is None else segments[None])
-                    if single
-                    else (values, labels, segments)
-                )
+                parts[part] = (values, labels, segments)
     if not parts:
         raise DataError(f"{path} has neither 'volumes' nor 'train_volumes'; see docs/data.md")
     return stacked(str(path), parts)
@@ -292,6 +286,8 @@ def stacked(name: str, parts: dict[str, tuple[Any, Any, Any]]) -> Source:
     known = tuple(part for part in ORDER if part in parts)
     for part, (stack, label, segment) in parts.items():
         stack = np.asarray(stack)
+        if stack.ndim == 3:  # a single volume
+            stack, segment = stack[None], None if segment is None else segment[None]
         if stack.ndim not in (4, 5) or stack.dtype.kind not in "buif" or 0 in stack.shape:
             raise DataError(f"{name}: (volumes, depth, height, width) are expected, not shape {stack.shape}")
         if stack.ndim == 4:

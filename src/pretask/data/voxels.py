@@ -129,8 +129,8 @@ def box(values: np.ndarray, above: float) -> tuple[slice, slice, slice]:
     """The smallest box that holds all that is brighter; everything where nothing is."""
     bright = (values > above).any(0)
     found = []
-    for axis in range(3):
-        there = np.flatnonzero(bright.any(tuple(other for other in range(3) if other != axis)))
+    for along in (bright.any((1, 2)), bright.any((0, 2)), bright.any((0, 1))):
+        there = np.flatnonzero(along)
         found.append(slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(None))
     return found[0], found[1], found[2]
 
@@ -153,9 +153,8 @@ def resampled(values: Tensor, size: tuple[int, ...]) -> Tensor:
         return F.interpolate(values[None].double(), tuple(size), mode="nearest-exact")[0].to(values.dtype)
     factors = [max(1, there // wanted) for there, wanted in zip(values.shape[1:], size, strict=True)]
     if max(factors) > 1:
-        values = F.adaptive_avg_pool3d(
-            values, [there // factor for there, factor in zip(values.shape[1:], factors, strict=True)]
-        )
+        depth, height, width = (there // by for there, by in zip(values.shape[1:], factors, strict=True))
+        values = F.adaptive_avg_pool3d(values, (depth, height, width))
     return F.interpolate(values[None], tuple(size), mode="trilinear", align_corners=True)[0]
 
 

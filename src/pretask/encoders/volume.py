@@ -175,7 +175,8 @@ class RawVolumes(Encoder):
         super().__init__()
         self.model, self.name, self.inputs = nn.Identity(), "raw", {"in_chans": in_chans, "size": list(size)}
         self.in_chans = in_chans
-        self.grid = tuple(min(CELLS, side) for side in size)
+        depth, height, width = (min(CELLS, side) for side in size)
+        self.grid = (depth, height, width)
         self.dim = in_chans * self.grid[0] * self.grid[1] * self.grid[2]
 
     def forward(self, volume: Float[Tensor, "batch chans d h w"]) -> Features:

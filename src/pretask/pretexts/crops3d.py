@@ -152,8 +152,8 @@ def tinted(
     grey = volume.mean(0, keepdim=True).clamp(0, 1)
     tint = torch.zeros_like(grey)
     for start, value in zip(bases.tolist(), strength.clamp(0, 1), strict=True):
-        inside = tuple(slice(first, first + side) for first, side in zip(start, crop, strict=True))
-        tint[(0, *inside)] = value
+        d, h, w = (slice(first, first + side) for first, side in zip(start, crop, strict=True))
+        tint[0, d, h, w] = value
     return grey + 0.6 * tint * (grey.new_tensor(colour).view(3, 1, 1, 1) - grey)
 
 

@@ -69,15 +69,9 @@ class VoCo(PretextTask):
 
     encoder: VolumeEncoder
     recipe = Recipe(
-        "adamw",
-        lr=1e-4,
-        lr_batch=0,
-        batch_size=2,
-        epochs=50,
-        weight_decay=0.01,
-        betas=(0.9, 0.999),
-        warmup=0.02,
-    )
+        "adamw", lr=1e-4, lr_batch=0, batch_size=2, epochs=50, weight_decay=0.01, betas=(0.9, 0.999),
+        warmup=5000 / 250_000, amsgrad=True,
+    )  # fmt: skip
 
     def __init__(
         self,
