@@ -129,8 +129,8 @@ def box(values: np.ndarray, above: float) -> tuple[slice, slice, slice]:
     """The smallest box that holds all that is brighter; everything where nothing is."""
     bright = (values > above).any(0)
     found = []
-    for along in (bright.any((1, 2)), bright.any((0, 2)), bright.any((0, 1))):
-        there = np.flatnonzero(along)
+    for others in ((1, 2), (0, 2), (0, 1)):
+        there = np.flatnonzero(np.any(bright, axis=others))
         found.append(slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(None))
     return found[0], found[1], found[2]
 
