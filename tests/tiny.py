@@ -27,6 +27,7 @@ from pretask.encoders.points import build as build_points
 from pretask.encoders.poses import build as build_poses
 from pretask.encoders.text import build as build_text
 from pretask.encoders.tracks import build as build_tracks
+from pretask.encoders.valor import build as build_valor
 from pretask.encoders.video import build as build_video
 from pretask.encoders.volume import build as build_volumes
 from pretask.registry import task_class
@@ -183,7 +184,18 @@ def volumes(count: int = 8, *, start: int = 0) -> Batch:
     return {**columns, "index": index, "label": index % len(BODIES)}
 
 
+@lru_cache(maxsize=1)
+def audible() -> Dataset:
+    return open_data("sounding-digits", modality="film", image_size=16, frames=4, seconds=0.64, max_length=16)
+
+
+def audible_films(count: int = 8, *, start: int = 0) -> Batch:
+    """Digits that move while an instrument plays along, with captions; `start` moves on to others."""
+    return audible().batch(torch.arange(start, start + count))
+
+
 BATCHES = {
+    "film": audible_films,
     "volume": volumes,
     "audio": sounds,
     "video": videos,
@@ -197,6 +209,7 @@ BATCHES = {
 """By modality: (count, chans=, side=, start=) to a batch with labels that no task may read."""
 
 KEYS = {
+    "film": "tokens",
     "volume": "volume",
     "audio": "audio",
     "video": "video",
@@ -211,6 +224,10 @@ KEYS = {
 
 
 OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "film": lambda: build_valor(
+        "valor:width=24,depth=1,heads=2,text_width=32,text_depth=1,embed=16,frames=2,patch=8",
+        **audible().inputs,
+    ),
     "volume": lambda: build_volumes("resnet:width=8", size=(16, 16, 8)),
     "audio": lambda: build_audio("chromanet:channels=[6,8,3],kernels=[5,3,3]", rate=16000),
     "video": lambda: build_video("r3d_18:layers=[1,1,1,1],width=4", image_size=16),

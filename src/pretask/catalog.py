@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from pretask.errors import UsageError
 
 Modality = Literal[
-    "image", "video", "audio", "text", "graph", "points", "volume", "pose", "track", "multimodal", "any"
+    "image", "video", "audio", "text", "graph", "points", "volume", "pose", "track", "multimodal", "film", "any"
 ]
 
 
@@ -313,6 +313,16 @@ ROWS: tuple[Row, ...] = (
         "where in a scan a crop was cut from",
         "how much of the crop lies in each of the boxes that tile the scan?",
         "resnet",
+    ),
+    Row(
+        "valor",
+        "VALOR",
+        "film",
+        "pretask.methods.multimodal.valor:Valor",
+        "VALOR: Vision-Audio-Language Omni-Perception Pretraining Model and Dataset (Liu et al., TPAMI 2024)",
+        "which caption belongs to a film with sound, and most of its words",
+        "which caption tells of what is seen, heard, or both, and which words are hidden?",
+        "valor",
     ),
     Row(
         "mamp",

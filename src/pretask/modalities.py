@@ -95,6 +95,13 @@ MODALITIES: tuple[Modality, ...] = (
         "pretask.encoders.audio:build",
         ("cadences",),
     ),
+    Modality(
+        "film",
+        (),  # tables of videos, sounds and captions
+        "pretask.data.audiovisual:open_films",
+        "pretask.encoders.valor:build",
+        ("sounding-digits",),
+    ),
 )
 
 BY_NAME = {row.name: row for row in MODALITIES}

@@ -19,6 +19,7 @@ from pretask.errors import UsageError
 from pretask.evaluation.denoising import denoising, levels
 from pretask.evaluation.features import Pool, Precision, extract
 from pretask.evaluation.fewshot import fewshot
+from pretask.evaluation.films import audiovisual, captions
 from pretask.evaluation.finetune import finetune
 from pretask.evaluation.generation import samples
 from pretask.evaluation.graph import links, node_classes, node_clusters, partition
@@ -96,6 +97,10 @@ PROTOCOLS: dict[str, Protocol] = {
     "segmentation": Protocol(
         segmentation, "encoder", False, "what is at each place, by a linear classifier of places (Dice)"
     ),
+    "audiovisual": Protocol(
+        audiovisual, "encoder", False, "does a caption find its film by what is seen, heard, and both?"
+    ),
+    "captions": Protocol(captions, "encoder", False, "are films told in words, from what is seen, heard, and both?"),
     "rankme": Protocol(rankme_score, "features", False, "how many directions the features use"),
     "lidar": Protocol(lidar_score, "encoder", False, "how many directions tell pictures apart despite views"),
     "alpha_req": Protocol(
@@ -140,7 +145,8 @@ def test_part_of(dataset: Dataset) -> Dataset:
 def read_alike(dataset: Dataset) -> dict[str, Any]:
     """Settings of a reader that make other data fit the encoders of these."""
     if dataset.modality != "image":
-        return dataset.inputs if dataset.modality in ("text", "audio") else {}
+        told = dataset.inputs if dataset.modality in ("text", "audio", "film") else {}
+        return {"channels" if key == "in_chans" else key: value for key, value in told.items()}
     return {"image_size": dataset.image_size, "channels": dataset.channels}
 
 

@@ -1,0 +1,311 @@
+"""VALOR: comparison, slices and masks against loops; what each task sees; retrieval and captions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pretask.data.audiovisual import open_films
+from pretask.data.moving import MOTIONS
+from pretask.data.sounding import NOTES, SoundingDigits, melody
+from pretask.encoders.parts import Parts, joined
+from pretask.encoders.valor import MEL_DEVIATION, MEL_MEAN, attention_mask, build
+from pretask.errors import UsageError
+from pretask.evaluation.films import audiovisual, captions, hits, share
+from pretask.methods.multimodal.valor import Valor, read_tasks
+from pretask.objectives.fine import fine_similarity, gathered, symmetric_nce
+from pretask.pretexts.audio import log_mel, mel_filters, segment_places, slices
+from pretask.pretexts.text import Text, draw_mask, mask_each
+from pretask.task import Step
+
+TINY = "valor:width=24,depth=1,heads=2,text_width=32,text_depth=2,embed=16,frames=2,slices=2,patch=8"
+
+
+@pytest.fixture(scope="module")
+def films():
+    return open_films("sounding-digits", max_length=16)
+
+
+def task(films, name: str = TINY, **options) -> Valor:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Valor(build(name, **films.inputs), **options)
+
+
+def random_parts(things: int, parts: int, seed: int) -> Parts:
+    generator = torch.Generator().manual_seed(seed)
+    feature = torch.nn.functional.normalize(
+        torch.randn(things, parts, 5, generator=generator), dim=2
+    ).double()
+    there = torch.rand(things, parts, generator=generator) < 0.7
+    there[:, 0] = True
+    return Parts(feature, torch.randn(things, parts, generator=generator).double(), there)
+
+
+def test_the_fine_comparison_against_loops():
+    a, b = random_parts(3, 4, 0), random_parts(2, 5, 1)
+    found = fine_similarity(a, b)
+    for i in range(3):
+        for j in range(2):
+            each = np.zeros((4, 5))
+            for t in range(4):
+                for v in range(5):
+                    if a.there[i, t] and b.there[j, v]:
+                        each[t, v] = float(a.feature[i, t] @ b.feature[j, v])
+            total = 0.0
+            for parts, row, best in ((a, i, each.max(1)), (b, j, each.max(0))):
+                exps = [
+                    math.exp(float(w)) * float(t)
+                    for w, t in zip(parts.weight[row], parts.there[row], strict=True)
+                ]
+                total += sum(e / sum(exps) * m for e, m in zip(exps, best, strict=True)) / 2
+            assert float(found[i, j]) == pytest.approx(total)
+    one = Parts(-a.feature[:1, :1], torch.zeros(1, 1).double(), torch.ones(1, 1).bool())
+    padded = Parts(*(torch.cat([x, torch.zeros_like(x)], dim=1) for x in one))
+    alone = Parts(a.feature[:1, :1], torch.zeros(1, 1).double(), torch.ones(1, 1).bool())
+    assert float(fine_similarity(alone, one)) == pytest.approx(-1.0)
+    assert float(fine_similarity(alone, padded)) == pytest.approx(-0.5), (
+        "a filler counts as 0, which beats -1"
+    )
+
+
+def test_parts_of_two_kinds_share_one_softmax_and_gathering_alone_changes_nothing():
+    a, v, s = random_parts(3, 4, 0), random_parts(3, 2, 1), random_parts(3, 1, 2)
+    both = joined(v, s)
+    assert both.feature.shape == (3, 3, 5) and torch.equal(both.weight[:, 2:], s.weight)
+    assert all(torch.equal(x, y) for x, y in zip(gathered(both), both, strict=True))
+    assert not torch.allclose(fine_similarity(a, both), (fine_similarity(a, v) + fine_similarity(a, s)) / 2)
+
+
+def test_symmetric_contrast_against_loops():
+    score = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double()
+    total = 0.0
+    for i in range(4):
+        for line in (score[i], score[:, i]):
+            exps = [math.exp(float(x) / 0.07) for x in line]
+            total -= math.log(exps[i] / sum(exps)) / 8
+    assert float(symmetric_nce(score, 0.07)) == pytest.approx(total)
+
+
+def test_log_mel_against_loops():
+    rate, bins = 16000, 8
+    sound = np.random.default_rng(0).normal(size=900) * 0.1
+    found = log_mel(torch.from_numpy(sound)[None], mel_filters(rate, 512, bins).double(), rate)[0]
+    assert found.shape == (1 + (900 - 400) // 160, bins)
+
+    def mel(f):
+        return 1127 * math.log(1 + f / 700)
+
+    step = (mel(8000) - mel(20)) / (bins + 1)
+    for frame in (0, 3):
+        window = sound[frame * 160 : frame * 160 + 400]
+        window = window - window.mean()
+        first = [window[max(n - 1, 0)] for n in range(400)]
+        shaped = [
+            (window[n] - 0.97 * first[n]) * (0.5 - 0.5 * math.cos(2 * math.pi * n / 399)) for n in range(400)
+        ]
+        power = np.abs(np.fft.rfft(shaped, 512)) ** 2
+        for bin in range(bins):
+            left = mel(20) + bin * step
+            total = 0.0
+            for k in range(256):
+                place = mel(k * rate / 512)
+                if left < place < left + 2 * step:
+                    total += power[k] * min((place - left) / step, (left + 2 * step - place) / step)
+            assert float(found[frame, bin]) == pytest.approx(math.log(total), rel=1e-4)
+
+
+def test_slices_are_filled_up_before_they_are_normalised():
+    frames = torch.rand(1, 70, 3)
+    cut = slices(frames, 64, MEL_MEAN, MEL_DEVIATION)
+    assert cut.shape == (1, 2, 64, 3) and float(cut[0, 1, 6:].min()) == pytest.approx(0.467, abs=1e-3)
+    assert torch.allclose(cut[0, 1, :6], (frames[0, 64:] + 4.2677) / (2 * 4.5690))
+    assert slices(frames[:, :64], 64, MEL_MEAN, MEL_DEVIATION).shape[1] == 2, "a whole empty one follows"
+
+
+def test_one_place_of_each_segment():
+    unit = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+    place = segment_places(10, 3, unit, 200)
+    spans = [set(place[:, k].tolist()) for k in range(3)]
+    assert spans == [{0, 1, 2}, {3, 4, 5}, {6, 7, 8, 9}]
+    assert segment_places(10, 3, None, 2).tolist() == [[1, 4, 8]] * 2
+    assert segment_places(1, 3, unit, 200).unique().tolist() == [0]
+
+
+def test_words_are_hidden_each_for_itself_but_never_the_first_and_never_none():
+    tokens = torch.arange(6, 18).repeat(2000, 1)
+    attention = torch.arange(12) < torch.tensor([12, 3] * 1000)[:, None]
+    text = Text(tokens, attention)
+    candidates = attention & (torch.arange(12) > 0)
+    drawn = draw_mask(2000, 12, torch.Generator().manual_seed(0))
+    masked = mask_each(text, drawn, 4, torch.arange(100, 200), 0.6, candidates)
+    assert not (masked.hidden & ~candidates).any() and masked.hidden.any(1).all()
+    assert masked.hidden[::2, 1:].float().mean() == pytest.approx(0.6, abs=0.02)
+    shown = masked.text.tokens[masked.hidden]
+    assert (shown == 4).float().mean() == pytest.approx(0.8, abs=0.02)
+    assert (shown >= 100).float().mean() == pytest.approx(0.1, abs=0.02)
+    assert torch.equal(masked.text.tokens[~masked.hidden], tokens[~masked.hidden])
+
+
+def test_masks_of_attention_against_loops():
+    attention = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]).bool()
+    for causal in (False, True):
+        found = attention_mask(attention, causal)
+        for b in range(2):
+            for i in range(4):
+                for j in range(4):
+                    assert bool(found[b, 0, i, j]) == bool(attention[b, j] and (j <= i or not causal))
+
+
+def test_captioning_is_causal_looks_at_all_tokens_and_contrast_at_neither(films):
+    encoder = task(films).encoder.eval()
+    text = encoder.read(films.batch(range(2)))
+    other = Text(text.tokens.clone(), text.attention)
+    other.tokens[:, 5] = 9
+    seen = torch.randn(2, 7, 32)
+    with torch.no_grad():
+        moved = (encoder.bert(text, seen) - encoder.bert(other, seen)).abs().amax((0, 2)) > 1e-6
+        assert not moved[:5].any() and moved[5:10].all(), "a word sees itself and those before it"
+        free = (encoder.bert(text) - encoder.bert(other)).abs().amax((0, 2)) > 1e-6
+        assert free[:10].all(), "in the contrast every word sees every other"
+        seen[:, 6] += 1
+        far = seen.clone()
+        far[:, 6] -= 1
+        assert (encoder.bert(text, seen) - encoder.bert(text, far)).abs().amax((0, 2))[:10].min() > 1e-7
+
+
+def test_the_decoder_sees_all_tokens_with_their_place_and_kind(films):
+    encoder = task(films).encoder.eval()
+    batch = films.batch(range(2))
+    v, a = encoder.frames(batch), encoder.sounds(batch)
+    assert v.shape == (2, 2, 1 + 16, 24) and a.shape == (2, 2, 1 + 4 * 4, 24)
+    looked = encoder.looked_at("va", {"v": v, "a": a})
+    assert looked.shape == (2, 2 * 17 + 2 * 17, 32)
+    model = encoder.model
+    expected = model.fit["v"](v[:, 1, 3]) + model.places["v"][1] + model.kinds["v"]
+    assert torch.allclose(looked[:, 17 + 3], expected, atol=1e-6)
+    same = build(TINY.replace("text_width=32", "text_width=24"), **films.inputs)
+    assert isinstance(same.model.fit["v"], torch.nn.Identity), "fitted only where widths differ"
+
+
+def test_losses_are_means_over_groups(films):
+    method, batch = task(films).eval(), films.batch(range(6))
+    whole = method.loss(batch, Step.at())
+    alone = [
+        task(films, tasks=f"contra%{g}_caption%{g}").eval().loss(batch, Step.at())
+        for g in ("tva", "tv", "ta")
+    ]
+    for name in ("contrast", "caption"):
+        assert float(whole[name]) == pytest.approx(np.mean([float(x[name]) for x in alone]), rel=1e-4)
+    assert float(method.total(whole)) == pytest.approx(
+        1.5 * float(whole["contrast"]) + float(whole["caption"])
+    )
+    text = method.encoder.read(batch)
+    masked = method.hide(text, Step.at())
+    seen = method.encoder.looked_at("v", method.tokens(batch, Step.at()))
+    logits = method.encoder.logits(method.encoder.bert(masked.text, seen)).log_softmax(2)
+    places = masked.hidden.nonzero().tolist()
+    naive = -np.mean([float(logits[b, i, text.tokens[b, i]]) for b, i in places])
+    assert float(alone[1]["caption"]) == pytest.approx(naive, rel=1e-4), "at their own places, not shifted"
+
+
+def test_any_subset_of_kinds_trains_what_it_can(films):
+    method, batch = task(films).eval(), films.batch(range(4))
+    silent = {key: value for key, value in batch.items() if key != "audio"}
+    only = task(films, tasks="contra%tv_caption%tv").eval()
+    assert float(method.loss(silent, Step.at())["contrast"]) == pytest.approx(
+        float(only.loss(batch, Step.at())["contrast"])
+    )
+    dark = {key: value for key, value in batch.items() if key not in ("video", "size")}
+    assert method.loss(dark, Step.at())["caption"].isfinite()
+    zeros = {**batch, "audio": torch.zeros_like(batch["audio"])}
+    assert method.loss(zeros, Step.at())["contrast"].isfinite(), "what is missing may be zeros"
+    with pytest.raises(UsageError, match="too little"):
+        method.loss({key: dark[key] for key in ("tokens", "attention")}, Step.at())
+
+
+def test_tasks_train_their_own(films):
+    method = task(films, tasks="caption%tva")
+    assert set(method.loss(films.batch(range(2)), Step.at())) == {"caption"}
+    assert not method.encoder.model.temperature.requires_grad
+    assert read_tasks("contra%tv%ta") == {"contra": ["tv", "ta"]}
+    for wrong in ("contrast%tv", "contra", "contra%tx", "contra%tv_contra%ta"):
+        with pytest.raises(UsageError, match="written like"):
+            read_tasks(wrong)
+
+
+def test_coarse_comparison_is_the_cosine_of_means(films):
+    encoder = task(films, TINY + ",compare=coarse").encoder.eval()
+    batch = films.batch(range(3))
+    text = encoder.read(batch)
+    t = encoder.parts("t", encoder.bert(text), text.attention)
+    v, a = (
+        encoder.parts(key, x[:, :, 0])
+        for key, x in (("v", encoder.frames(batch)), ("a", encoder.sounds(batch)))
+    )
+    unit = torch.nn.functional.normalize(encoder.model.heads["t"](encoder.bert(text)), dim=2)
+    means = [unit[row, : int(text.attention[row].sum())].mean(0) for row in range(3)]
+    both = encoder.model.both(torch.cat([v.feature[:, 0], a.feature[:, 0]], dim=1))
+    expected = torch.nn.functional.cosine_similarity(torch.stack(means)[:, None], both[None], dim=2)
+    assert torch.allclose(fine_similarity(t, encoder.group({"v": v, "a": a})), expected, atol=1e-5)
+    assert task(films, TINY + ",compare=coarse").loss(batch, Step.at())["contrast"].isfinite()
+
+
+def test_sound_follows_motion_and_captions_tell_both(films):
+    samples = films.samples
+    for name in MOTIONS:
+        notes = melody(name, 60.0, 1.0)
+        pitch, loud = [n.pitch for n in notes], [n.loud for n in notes]
+        assert len(notes) == NOTES and notes[-1].start + notes[-1].length == pytest.approx(1.0)
+        assert (pitch[-1] - pitch[0] > 6) == (name == "up") and (pitch[0] - pitch[-1] > 6) == (name == "down")
+        assert (loud[-1] - loud[0] > 0.5) == (name == "growing")
+    words = [samples.caption(row).split() for row in range(50)]
+    assert {len(line) for line in words} == {10}, "a word's place tells what it is about"
+    again = SoundingDigits(32, 8, 1.28, 16000).sound(7)
+    assert np.allclose(films.batch([7])["audio"][0], again, atol=1e-4)
+    train = {samples.scenes.digit[row, 0].item() for row in range(2000)}
+    assert not train & {samples.scenes.digit[row, 0].item() for row in range(2000, 2400)}
+
+
+def test_retrieval_and_captions_are_scored(films):
+    test = films.split("test").subset(range(20))
+    scores = {score.metric: score for score in audiovisual(task(films).encoder, films, test)}
+    assert set(scores) == {f"t-{g} recall@{k}" for g in ("v", "a", "va") for k in (1, 5, 10)}
+    assert all(0 <= score.value <= 1 and len(score.items) == 20 for score in scores.values())
+    score, same = torch.eye(4).roll(1, 1), torch.eye(4).bool()
+    assert hits(score, same, 1).sum() == 0 and hits(score, same, 4).sum() == 4
+    same[0, 1] = True  # another film with the very same caption
+    assert hits(score, same, 1).tolist() == [1, 0, 0, 0]
+    told = captions(task(films).encoder, films, test)
+    assert [score.metric for score in told] == ["words v", "words a", "words va"]
+    assert share(["a", "red", "two"], ["a", "red", "three", "x"]) == 0.5
+    with pytest.raises(UsageError, match="valor does"):
+        audiovisual(build("raw", **films.inputs), films, test)
+
+
+def test_captions_are_told_word_by_word(films):
+    """Each word is the likeliest at a mask behind those before it."""
+    encoder = task(films).encoder.eval()
+    batch = films.batch(range(2))
+    said = encoder.caption(batch, "va", 6)
+    seen = encoder.looked_at("va", {"v": encoder.frames(batch), "a": encoder.sounds(batch)})
+    for length in range(1, 6):
+        asked = torch.cat([said[:1, :length], torch.tensor([[encoder.vocabulary.mask]])], dim=1)
+        feature = encoder.bert(Text(asked, torch.ones_like(asked).bool()), seen[:1])
+        assert int(encoder.logits(feature[:, -1]).argmax()) == int(said[0, length])
+        if said[0, length] == encoder.vocabulary.eos:
+            break
+
+
+def test_errors_say_what_to_do(films):
+    with pytest.raises(UsageError, match="must divide"):
+        build(TINY + ",slice=60", **films.inputs)
+    with pytest.raises(UsageError, match="read by valor"):
+        build("resnet18", **films.inputs)
+    with pytest.raises(UsageError, match="fine or coarse"):
+        build(TINY + ",compare=rough", **films.inputs)
+    with pytest.raises(UsageError, match="captions of 16"):
+        task(films).encoder.read({"tokens": torch.zeros(1, 30).long()})
+    with pytest.raises(UsageError, match="trains a 'valor'"):
+        Valor(build("raw", **films.inputs))
