@@ -7,7 +7,6 @@ after the other, as the papers' code has it.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.harness import Row, against, alternate, installed, write
+from bench.harness import Row, against, alternate, installed
 from pretask.data.geometry import at, farthest_points, interpolate, local_pca, nearest
 from pretask.encoders.points import PatchTokens
 from pretask.objectives.points import chamfer_l2
@@ -182,8 +181,9 @@ CASES: dict[str, Callable[[Scale, torch.device], Runs]] = {
 }
 
 
-def measure(scale: Scale, device: torch.device) -> list[Row]:
+def measure(toy: bool = False) -> list[Row]:
     """Every kernel beside its peers."""
+    scale, device = TOY if toy else FULL, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     versions = {"PyG": f"torch-cluster {installed('torch-cluster')}"}
     note = "" if pyg() else "PyG's kernels are not installed (torch-cluster)"
     rows = []
@@ -192,22 +192,3 @@ def measure(scale: Scale, device: torch.device) -> list[Row]:
         beside = note if case in (sampling, neighbours, interpolation) else ""
         rows.append(against(name, taken, versions, note=beside))
     return rows
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--toy", action="store_true", help="toy sizes: only shows that it runs, keeps nothing"
-    )
-    chosen = parser.parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(1)
-    rows = measure(TOY if chosen.toy else FULL, device)
-    if chosen.toy:
-        print(*(row.name for row in rows), sep="\n")
-    else:
-        write("geometry", rows)
-
-
-if __name__ == "__main__":
-    main()
