@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from pretask import open_data
 from pretask.data.audiovisual import open_films
 from pretask.data.moving import MOTIONS
 from pretask.data.sounding import NOTES, SoundingDigits, melody
 from pretask.encoders.parts import Parts, joined
 from pretask.encoders.valor import MEL_DEVIATION, MEL_MEAN, attention_mask, build
-from pretask.errors import UsageError
+from pretask.errors import DataError, UsageError
 from pretask.evaluation.films import audiovisual, captions, hits, share
 from pretask.methods.multimodal.valor import Valor, read_tasks
 from pretask.objectives.fine import fine_similarity, gathered, symmetric_nce
@@ -266,6 +267,49 @@ def test_sound_follows_motion_and_captions_tell_both(films):
     assert np.allclose(films.batch([7])["audio"][0], again, atol=1e-4)
     train = {samples.scenes.digit[row, 0].item() for row in range(2000)}
     assert not train & {samples.scenes.digit[row, 0].item() for row in range(2000, 2400)}
+
+
+def write_film(path, pitch: float) -> None:
+    """Two seconds of grey that gets brighter, and a tone."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width = video.height = 32
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("aac", rate=16000)
+        audio.layout = "mono"
+        for number in range(20):
+            picture = np.full((32, 32, 3), 10 * number, np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+        sound = 0.5 * np.sin(2 * np.pi * pitch * np.arange(32000) / 16000)
+        for start in range(0, 32000, 1024):
+            piece = sound[None, start : start + 1024].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+
+
+def test_a_table_of_films_some_of_them_silent(tmp_path):
+    for number in range(4):
+        write_film(tmp_path / f"{number}.mp4", 400.0 + 200 * number)
+    lines = ["video,audio,caption,start"]
+    lines += [f"{n}.mp4,{'' if n == 2 else f'{n}.mp4'},film {n} gets brighter,0.5" for n in range(4)]
+    (tmp_path / "films.csv").write_text("\n".join(lines))
+    data = open_data(tmp_path / "films.csv", modality="film", frames=4, image_size=32, seconds=1.0)
+    batch = data.batch(range(4))
+    assert data.modality == "film" and len(data) == 4 and not data.skipped
+    assert batch["video"].shape == (4, 3, 4, 32, 32) and batch["audio"].shape == (4, 16000)
+    assert batch["audio"][2].abs().max() == 0, "what is missing is silence"
+    heard = torch.fft.rfft(batch["audio"][[0, 1, 3]]).abs().argmax(1).tolist()
+    assert heard == pytest.approx([400, 600, 1000], abs=2)
+    with torch.random.fork_rng():
+        method = Valor(build(TINY, **data.inputs)).eval()
+    assert all(value.isfinite() for value in method.loss(batch, Step.at()).values())
+    (tmp_path / "mute.csv").write_text("video\n0.mp4\n1.mp4\n")
+    with pytest.raises(DataError, match="no captions"):
+        open_data(tmp_path / "mute.csv", modality="film")
 
 
 def test_retrieval_and_captions_are_scored(films):

@@ -9,7 +9,7 @@ from pretask.data.dataset import Dataset, part_of, spread
 from pretask.data.images import Cache
 from pretask.data.multimodal import open_multimodal
 from pretask.data.sounding import sounding_digits
-from pretask.errors import UsageError
+from pretask.errors import DataError, UsageError
 
 SIDE, SECONDS = 32, 1.28  # of the made-up films
 LONG = 10.0  # seconds of sound of others, where nobody says
@@ -35,7 +35,7 @@ def open_films(
     """Films from a table of videos, sounds and captions (`.jsonl`, `.csv`, `.tsv`), or `sounding-digits`.
 
     The batch has what the table has: `video` (B, C, frames, S, S) with `size`, `audio` (B, S), `tokens` (B, L). A
-    line without sound, where others have some, is silent.
+    line without sound, where others have some, is silent; a video may be named as its own sound.
 
     Args:
         source: what `docs/data.md` lists.
@@ -63,6 +63,8 @@ def open_films(
             channels=channels, cache=cache, frames=frames, spans=1, tokenizer=tokenizer, vocab_size=vocab_size,
             max_length=max_length, rate=rate, seconds=LONG if seconds is None else seconds,
         )  # fmt: skip
+        if "tokenizer" not in found.inputs:
+            raise DataError(f"{source} has no captions: a column text, caption or transcript is looked for")
         return replace(found, modality="film")
     seconds = SECONDS if seconds is None else seconds
     if channels not in (None, 3) or min(frames, rate) < 1 or max_length < 4 or seconds * rate < 1:

@@ -21,7 +21,7 @@ from pretask.data.layout import ORDER, encode_labels
 from pretask.data.manifest import Piece, joined, read_manifest
 from pretask.data.moving import MOTIONS, draw_scenes, sprites
 from pretask.data.narration import narrate
-from pretask.data.sounds import Parts
+from pretask.data.sounds import SILENT, Parts
 from pretask.data.stores import Files as Recordings
 from pretask.data.text import LEARNED_FROM
 from pretask.data.tokens import Ragged, Tokenizer, learn_tokenizer, load_tokenizer
@@ -289,7 +289,7 @@ def listed(path: Path, wishes: Wishes) -> Dataset:
 
 
 def complete(pieces: Sequence[Piece], spans: int) -> tuple[list[str], list[Piece], list[Skipped]]:
-    """What the table has, the samples that have all of it, and the others."""
+    """What the table has, the samples that have all of it, and the others. A video without sound is silent."""
 
     def has(piece: Piece, kind: str) -> bool:
         return len(piece.texts) == spans if kind == "text" else getattr(piece, kind) is not None
@@ -298,7 +298,7 @@ def complete(pieces: Sequence[Piece], spans: int) -> tuple[list[str], list[Piece
     whole, lacking = list[Piece](), list[Skipped]()
     for piece in pieces:
         absent = [kind for kind in kinds if not has(piece, kind)]
-        if absent:
+        if absent and (absent != ["audio"] or piece.video is None):
             lacking.append(Skipped(piece.source, f"has no {' and no '.join(absent)}"))
         else:
             whole.append(piece)
@@ -322,8 +322,11 @@ def columns(
         parts.append(segments)
         inputs |= told
     if "audio" in kinds:
-        names = sorted({str(piece.audio) for piece in pieces})
-        place = torch.tensor([[names.index(str(p.audio)), p.start] for p in pieces], dtype=torch.float64)
+        names = sorted({piece.audio for piece in pieces if piece.audio})
+        rows = [names.index(piece.audio) if piece.audio else SILENT for piece in pieces]
+        place = torch.tensor(
+            [(row, piece.start) for row, piece in zip(rows, pieces, strict=True)], dtype=torch.float64
+        )
         parts.append(Parts(Recordings(root, names), place, wishes.seconds, wishes.rate))
         inputs["rate"] = wishes.rate
     if "text" in kinds:

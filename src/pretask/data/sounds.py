@@ -1,6 +1,7 @@
 """Encoded sound opened: mono samples at a set rate, of a part of a recording.
 
-libsndfile reads WAV, FLAC, Ogg and MP3; numpy `.npy`. Whatever a decoder raises becomes `Broken`.
+libsndfile reads WAV, FLAC, Ogg and MP3; PyAV the sound of videos; numpy `.npy`. Whatever a decoder raises becomes
+`Broken`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pretask.errors import need
 EXTENSIONS = frozenset((".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au"))
 LONGEST = 24 * 3600  # seconds of one recording; more is no recording, or to be cut first
 FULL = 32768  # of 16 bits
+SILENT = -1  # in place of a recording where a sample has none
 
 
 class Facts(NamedTuple):
@@ -92,7 +94,9 @@ def read_part(raw: Any, start: float, seconds: float, rate: int) -> Float[np.nda
     """
     if not isinstance(raw, np.ndarray) and raw[:6] == NPY:
         raw = np.load(io.BytesIO(raw), allow_pickle=False)
-    if isinstance(raw, np.ndarray):
+    if isinstance(raw, bytes) and in_video(raw):
+        own, sound = rate, of_video(raw, start, seconds, rate)
+    elif isinstance(raw, np.ndarray):
         own, first, last = rate, round(start * rate), round((start + seconds) * rate)
         sound = as_float(np.atleast_2d(raw)[:, first:last]).mean(0)
     else:
@@ -108,6 +112,32 @@ def read_part(raw: Any, start: float, seconds: float, rate: int) -> Float[np.nda
         sound = need("librosa", "audio").resample(sound, orig_sr=own, target_sr=rate)
     size = round(seconds * rate)
     return np.pad(sound[:size], (0, max(size - len(sound), 0))).astype(np.float32)
+
+
+def in_video(raw: bytes) -> bool:
+    """Whether a file is an MP4, QuickTime, Matroska, WebM or AVI by its first bytes."""
+    return raw[4:8] == b"ftyp" or raw[:4] == b"\x1aE\xdf\xa3" or (raw[:4] == b"RIFF" and raw[8:12] == b"AVI ")
+
+
+def of_video(raw: bytes, start: float, seconds: float, rate: int) -> Float[np.ndarray, "size"]:
+    """The sound that goes with a part of a video, mono, at this rate.
+
+    Raises:
+        Broken: it has none.
+    """
+    av = need("av", "video")
+    with av.open(io.BytesIO(raw)) as container:
+        if not container.streams.audio:
+            raise Broken("a video without sound")
+        stream = container.streams.audio[0]
+        alike = av.AudioResampler(format="flt", layout="mono", rate=rate)
+        parts, held, first, wanted = [], 0, round(start * rate), round((start + seconds) * rate)
+        for frame in container.decode(stream):
+            parts += [piece.to_ndarray()[0] for piece in alike.resample(frame)]
+            held = sum(map(len, parts))
+            if held >= wanted:
+                break
+    return np.concatenate([*parts, np.zeros(0, np.float32)])[first:wanted]
 
 
 def as_float(values: np.ndarray) -> Float[np.ndarray, "channels samples"]:
@@ -130,7 +160,7 @@ class Parts:
 
     Args:
         store: where recordings lie.
-        place: for each part its recording and the second it begins at.
+        place: for each part its recording (or `SILENT`) and the second it begins at.
         seconds: of each part.
         rate: samples a second.
     """
@@ -146,6 +176,8 @@ class Parts:
 
     def name(self, row: int) -> str:
         file, start = self.place[row].tolist()
+        if file == SILENT:
+            return "silence"
         return str(self.store.names[int(file)]) + (f" from {start:g} s" if start else "")
 
     def pool(self) -> ThreadPoolExecutor:
@@ -154,6 +186,8 @@ class Parts:
 
     def one(self, row: int) -> np.ndarray | str:
         file, start = self.place[row].tolist()
+        if file == SILENT:
+            return np.zeros(round(self.seconds * self.rate), dtype=np.float32)
         try:
             with reasons():
                 return read_part(self.store.read(int(file)), start, self.seconds, self.rate)
