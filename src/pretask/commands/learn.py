@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from pretask import config
 from pretask.commands.explore import Data, Json, Modality, Reading, Set
@@ -93,6 +92,8 @@ def read_config(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
+    import yaml  # here, because it would slow the start of every command
+
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
