@@ -131,6 +131,17 @@ ROWS: tuple[Row, ...] = (
         needs="patches",
     ),
     Row(
+        "gmml",
+        "GMML",
+        "image",
+        "pretask.methods.image.gmml:GMML",
+        "GMML is All you Need (Atito, Awais, Kittler, 2022)",
+        "groups of connected pixels, under noise or another picture's pixels",
+        "what was there?",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
         "droppos",
         "DropPos",
         "image",

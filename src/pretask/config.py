@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import types
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -149,8 +150,13 @@ def parse(text: Any, annotation: Any, name: str) -> Any:
 
 
 def parse_tuple(text: Any, annotation: Any, name: str) -> tuple[Any, ...]:
-    inside = text.strip("()[], ") if isinstance(text, str) else text
-    parts = (inside.split(",") if inside else []) if isinstance(inside, str) else list(inside)
+    if isinstance(text, str):
+        inside = text.strip("()[], ")
+        parts: list[Any] = inside.split(",") if inside else []
+    elif isinstance(text, Iterable):
+        parts = list(text)
+    else:
+        raise UsageError(f"{name} must be several values ({type_name(annotation)}), not '{text}'")
     kinds = get_args(annotation)
     if kinds[-1] is Ellipsis:
         kinds = (kinds[0],) * len(parts)
