@@ -26,6 +26,7 @@ from pretask.encoders.image import EncoderSpec, ImageEncoder, build
 from pretask.encoders.points import build as build_points
 from pretask.encoders.poses import build as build_poses
 from pretask.encoders.text import build as build_text
+from pretask.encoders.towers import build as build_towers
 from pretask.encoders.tracks import build as build_tracks
 from pretask.encoders.valor import build as build_valor
 from pretask.encoders.video import build as build_video
@@ -37,8 +38,8 @@ SIDE = 32
 CLASSES = 10
 ENCODERS = {
     "patches": "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2",
-    "grid": "resnet10t:stem_width=8,channels=[16,32,48,64],zero_init_last=false",
     "bare": "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2,class_token=false,global_pool=avg,fc_norm=false",
+    "grid": "resnet10t:stem_width=8,channels=[16,32,48,64],zero_init_last=false",
     "denoiser": "unet:width=8,mults=[1,2]",
     "dictionary": "sparse_dictionary:atoms=12,side=8",
 }
@@ -185,6 +186,16 @@ def volumes(count: int = 8, *, start: int = 0) -> Batch:
 
 
 @lru_cache(maxsize=1)
+def stories() -> Dataset:
+    return open_data("narrated-digits", modality="multimodal", image_size=16, frames=16)
+
+
+def narrated(count: int = 8, *, start: int = 0) -> Batch:
+    """Digits that do four things, each told in a sentence; `start` moves on to others."""
+    return stories().batch(torch.arange(start, start + count))
+
+
+@lru_cache(maxsize=1)
 def audible() -> Dataset:
     return open_data("sounding-digits", modality="film", image_size=16, frames=4, seconds=0.64, max_length=16)
 
@@ -196,6 +207,7 @@ def audible_films(count: int = 8, *, start: int = 0) -> Batch:
 
 BATCHES = {
     "film": audible_films,
+    "multimodal": narrated,
     "volume": volumes,
     "audio": sounds,
     "video": videos,
@@ -210,6 +222,7 @@ BATCHES = {
 
 KEYS = {
     "film": "tokens",
+    "multimodal": "script",
     "volume": "volume",
     "audio": "audio",
     "video": "video",
@@ -227,6 +240,11 @@ OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
     "film": lambda: build_valor(
         "valor:width=24,depth=1,heads=2,text_width=32,text_depth=1,embed=16,frames=2,patch=8",
         **audible().inputs,
+    ),
+    "multimodal": lambda: build_towers(
+        "video=space_time_vit:embed_dim=32,depth=2,num_heads=2,frames=8,patch=4;"
+        "text=distilbert:dim=32,n_layers=1,n_heads=2,hidden_dim=64",
+        **stories().inputs,
     ),
     "volume": lambda: build_volumes("resnet:width=8", size=(16, 16, 8)),
     "audio": lambda: build_audio("chromanet:channels=[6,8,3],kernels=[5,3,3]", rate=16000),

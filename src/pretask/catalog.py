@@ -44,6 +44,9 @@ class Row(NamedTuple):
 
 VIT = "vit_tiny_patch16_224"
 TEXT = "xlm-roberta:num_hidden_layers=4,hidden_size=256,num_attention_heads=4,intermediate_size=1024"
+VIDEO_TEXT = (
+    "video=space_time_vit:embed_dim=192,depth=6,num_heads=3;text=distilbert:dim=192,n_layers=3,n_heads=3,hidden_dim=768"
+)
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -355,6 +358,17 @@ ROWS: tuple[Row, ...] = (
         "a portion from the midst of a clip, whose ends are joined",
         "is the clip whole, where does it break, and what belongs there?",
         "r3d_18:layers=[1,1,1,1],width=32",
+    ),
+    Row(
+        "tvts",
+        "TVTS",
+        "multimodal",
+        "pretask.methods.multimodal.tvts:TVTS",
+        "Learning Transferable Spatiotemporal Representations from Natural Script Knowledge (Zeng et al., CVPR "
+        "2023)",
+        "the order of what was said, and most of the video",
+        "which text tells of which part of the video, and which texts belong to it at all?",
+        VIDEO_TEXT,
     ),
 )
 

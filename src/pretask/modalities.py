@@ -89,6 +89,13 @@ MODALITIES: tuple[Modality, ...] = (
         ("moving-digits",),
     ),
     Modality(
+        "multimodal",
+        (),  # tables of files and texts
+        "pretask.data.multimodal:open_multimodal",
+        "pretask.encoders.towers:build",
+        ("narrated-digits",),
+    ),
+    Modality(
         "audio",
         (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au"),
         "pretask.data.audio:open_audio",

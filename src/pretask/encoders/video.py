@@ -78,7 +78,8 @@ class ConvVideoEncoder(VideoEncoder):
     and space."""
 
     def forward(self, video: Float[Tensor, "batch chans frames h w"]) -> Features:
-        maps = self.model(self.normalise(video))
+        video = self.normalise(video).contiguous(memory_format=torch.channels_last_3d)  # as tensor cores like it
+        maps = self.model(video)
         tokens = maps.flatten(2).transpose(1, 2)
         return Features(maps.mean((2, 3, 4)), tokens, tokens[:, :0], tuple(maps.shape[2:]))
 

@@ -16,6 +16,7 @@ from pretask import modalities
 from pretask.data import Dataset, open_data
 from pretask.data.dataset import spread
 from pretask.errors import UsageError
+from pretask.evaluation.crossmodal import crossmodal
 from pretask.evaluation.denoising import denoising, levels
 from pretask.evaluation.features import Pool, Precision, extract
 from pretask.evaluation.fewshot import fewshot
@@ -85,6 +86,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "links": Protocol(links, "encoder", False, "nodes of a graph: which edges were taken away?"),
     "partition": Protocol(partition, "encoder", False, "nodes of a graph: in which of METIS' ten parts?"),
     "bitext": Protocol(bitext, "encoder", False, "does a sentence find its translation among all?"),
+    "crossmodal": Protocol(
+        crossmodal, "encoder", False, "does a text find its video (or sound) among all, and the other way round?"
+    ),
     "transfer": Protocol(transfer, "encoder", True, "do classes learned in one language hold in another?"),
     "surface": Protocol(surface, "encoder", False, "points of a cloud: which way does the surface face?"),
     "samples": Protocol(samples, "encoder", False, "how far what a denoiser draws is from real pictures"),
