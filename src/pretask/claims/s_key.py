@@ -15,7 +15,7 @@ from pretask.studies.claim import Arm, Claim, Comparison
 if TYPE_CHECKING:
     from pretask.task import PretextTask
 
-SIZE = "channels=[2,3,20,20,15,5,3],hop=256"
+SIZE = "channels=[2,3,20,20,10,3],kernels=[7,7,7,7,5,5]"
 
 
 def shuffled(encoder: nn.Module) -> PretextTask:
@@ -57,6 +57,7 @@ CLAIM = Claim(
     modality="audio",
     reading={"rate": 16000, "seconds": 4.2},
     encoder=f"chromanet:{SIZE}",
-    steps=1500,
+    steps=1000,
     batch_size=64,
+    seeds=2,
 )

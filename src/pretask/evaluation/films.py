@@ -89,12 +89,12 @@ def audiovisual(
                     found[key].append(model.parts(key, read(batch)[:, :, 0]))
         parts = {key: Parts(*map(torch.cat, zip(*own, strict=True))) for key, own in found.items()}
         compared = {group: on_cpu(model.group({key: parts[key] for key in group})) for group in groups}
-    text, tokens = on_cpu(parts["t"]), captions_of(test_set, model)
+    words, tokens = on_cpu(parts["t"]), captions_of(test_set, model)
     same = (tokens[:, None] == tokens[None]).all(2)
     scores = []
     for group, films in compared.items():
         score = torch.cat([
-            fine_similarity(Parts(*(column[rows] for column in text)), films)
+            fine_similarity(Parts(*(column[rows] for column in words)), films)
             for rows in torch.arange(len(test_set)).split(BATCH)
         ])  # fmt: skip
         for k in KS:

@@ -118,7 +118,8 @@ class Valor(PretextTask):
     def hide(self, text: Text, step: Step) -> Masked:
         """Words of a caption, its first token never; the same for all groups."""
         place = torch.arange(text.tokens.shape[1], device=text.tokens.device)
-        drawn = draw_mask(*text.tokens.shape, step.generator).to(text.tokens.device)
+        count, length = text.tokens.shape
+        drawn = draw_mask(count, length, step.generator).to(text.tokens.device)
         known, words = self.encoder.vocabulary, self.encoder.words
         return mask_each(
             text, drawn, int(known.mask or 0), words, self.mask_rate, text.attention & (place > 0)
