@@ -34,9 +34,9 @@ def place(tmp_path_factory) -> Path:
     from conftest import photo
 
     root = tmp_path_factory.mktemp("gallery")
-    (root / "photos").mkdir()
+    (root / "snapshots").mkdir()
     for number in range(8):
-        Image.fromarray(photo(number, (48, 48))).save(root / "photos" / f"{number}.png")
+        Image.fromarray(photo(number, (48, 48))).save(root / "snapshots" / f"{number}.png")
     make_run(root / "runs" / "good", number=40)
     make_run(root / "runs" / "now", "simclr", number=15, seed=1)
     (root / "runs" / "now" / "encoder.safetensors").unlink()
@@ -55,7 +55,7 @@ def address(place):
         "pretask",
         "app",
         "--data",
-        "photos",
+        "snapshots",
         "--read",
         "image_size=48",
         "--port",
@@ -124,7 +124,7 @@ def test_a_method_is_found_and_its_puzzle_redrawn(visit):
     expect(page.locator(".sample img").first).not_to_have_attribute("src", before)
     assert "crop_scale=%5B0%2C1%5D" in page.url, "the address keeps what was chosen"
     expect(page.locator(".lines pre").first).to_have_text(
-        "pretask train rotation --data photos --set crop_scale=0,1"
+        "pretask train rotation --data snapshots --set crop_scale=0,1"
     )
 
     page.get_by_role("spinbutton", name="jitter").fill("")

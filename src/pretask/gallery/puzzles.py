@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SAMPLES, ROWS = 128, 4
+SAMPLES, ROWS = 64, 4
 """Samples of the data that puzzles are drawn on; rows of a drawing."""
 
 

@@ -213,10 +213,18 @@ def usage(record: Record) -> dict[str, str]:
     """How to go on with the encoder: commands and code."""
     folder = record.folder.as_posix()
     quoted = shlex.quote(folder)
+    data = record.config.get("data")
+    kind = str(data.get("modality", "image")) if isinstance(data, dict) else "image"
+    pictures = kind == "image"
+    call = (
+        "features = encoder(images).pooled  # images: float (N, channels, side, side) in [0, 1]"
+        if pictures
+        else f'data = pretask.open_data("my-data", modality="{kind}")\n'
+        "features = encoder.encode(data.batch(range(8))).pooled"
+    )
     return {
-        "embed": f"pretask embed {quoted} --data my-pictures --out embeddings.parquet",
-        "python": "import pretask\n\n"
-        f"encoder = pretask.load_encoder({folder!r}).eval()\n"
-        "features = encoder(images).pooled  # images: float (N, channels, side, side) in [0, 1]",
-        "export": f"pretask export {quoted} --format timm --out my-encoder",
+        "embed": f"pretask embed {quoted} --data {'my-pictures' if pictures else 'my-data'} --out embeddings.parquet",
+        "python": f"import pretask\n\nencoder = pretask.load_encoder({folder!r}).eval()\n{call}",
+        "export": f"pretask export {quoted} --format {'timm' if pictures else 'safetensors'} --out my-encoder",
+        "exported": "Without pretask, as an ordinary timm model" if pictures else "The weights by themselves",
     }

@@ -186,7 +186,7 @@ def payload(embedded: Embedded, seed: int = 0) -> dict[str, Any]:
     order, cosine = nearest(embedded.x)
     data: dict[str, Any] = {
         "x": plane[:, 0].round(4).tolist(), "y": plane[:, 1].round(4).tolist(),
-        "neighbours": order.tolist(), "cosines": cosine.round(3).tolist(),
+        "neighbours": order.tolist(), "cosines": cosine.astype(float).round(3).tolist(),
         "side": SIDE, "columns": 0, "sprite": "", "labels": None, "classes": [],
         "words": embedded.words,
     }  # fmt: skip

@@ -25,7 +25,7 @@ async function next() {
 }
 
 function fill(place, found) {
-  place.replaceChildren(found.rows.length ? row(found.rows[0].slice(0, 3), { interactive: false }) : h("p", { class: "soft" }, "Nothing to show."));
+  place.replaceChildren(found.rows.length ? row((found.rows[1] ?? found.rows[0]).slice(0, 3), { interactive: false }) : h("p", { class: "soft" }, "Nothing to show."));
   place.parentElement.querySelector(".source").textContent = found.own ? "your data" : found.data;
 }
 

@@ -41,8 +41,14 @@ function hiddenTruth(panel, look) {
   return place;
 }
 
+/** How much room a sample takes: short rows stand side by side. */
+function breadth(rows) {
+  const most = Math.max(...rows.map((panels) => panels.length)), wide = rows.flat().some(({ look }) => look === "text" || look === "sound");
+  return wide || most > 3 ? "" : most > 2 ? "medium" : "narrow";
+}
+
 /** All of a puzzle: what is asked, and a row a sample. */
 export const puzzle = (found, options) => [
   found.note && h("p", { class: "note" }, ticked(found.note)),
-  h("div", { class: found.rows.every((panels) => panels.length < 3 && panels.every(({ look }) => look !== "text")) ? "rows-of narrow" : "rows-of" }, found.rows.map((panels, i) => h("div", { class: "sample", role: "group", "aria-label": `Sample ${i + 1}` }, row(panels, options)))),
+  h("div", { class: `rows-of ${breadth(found.rows)}` }, found.rows.map((panels, i) => h("div", { class: "sample", role: "group", "aria-label": `Sample ${i + 1}` }, row(panels, options)))),
 ];
