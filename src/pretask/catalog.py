@@ -43,6 +43,7 @@ class Row(NamedTuple):
 
 
 VIT = "vit_tiny_patch16_224"
+BARE = VIT + ":class_token=false,global_pool=avg,fc_norm=false"
 TEXT = "xlm-roberta:num_hidden_layers=4,hidden_size=256,num_attention_heads=4,intermediate_size=1024"
 VIDEO_TEXT = (
     "video=space_time_vit:embed_dim=192,depth=6,num_heads=3;text=distilbert:dim=192,n_layers=3,n_heads=3,hidden_dim=768"
@@ -145,6 +146,18 @@ ROWS: tuple[Row, ...] = (
         needs="patches",
     ),
     Row(
+        "flexpredict",
+        "FlexPredict",
+        "image",
+        "pretask.methods.image.flexpredict:FlexPredict",
+        "Predicting masked tokens in stochastic locations improves masked image modeling (Bar et al., 2023); "
+        "Stochastic positional embeddings improve masked image modeling (ICML 2024)",
+        "blocks of patches, and where exactly they are",
+        "what would a slowly following copy of the network say of them?",
+        encoder=BARE,
+        needs="bare",
+    ),
+    Row(
         "droppos",
         "DropPos",
         "image",
@@ -164,7 +177,7 @@ ROWS: tuple[Row, ...] = (
         "Position Prediction as an Effective Pretraining Strategy (Zhai et al., ICML 2022)",
         "the places of all patches, and most patches from each other",
         "where does each patch belong?",
-        encoder=VIT + ":class_token=false,global_pool=avg,fc_norm=false",
+        encoder=BARE,
         needs="bare",
     ),
     Row(
