@@ -7,6 +7,7 @@ thirty-six; the order of clips is asked as by Xu et al. (VCOP, CVPR 2019), of th
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +31,13 @@ from pretask.studies.claim import Arm, Claim, Comparison, Trained
 from pretask.task import Batch, Losses, PretextTask, Step
 
 LENGTH, CLIP = 12, 8
-OPTIONS = {"length": LENGTH, "removed": (LENGTH, LENGTH)}
+OPTIONS: dict[str, Any] = {"length": LENGTH, "removed": (LENGTH, LENGTH)}
 
 
 class ClipOrder(PretextTask):
     """In which of six orders are three clips of a video? Features of each two clips are joined."""
+
+    orders: Tensor
 
     recipe = CPNet.recipe
 
@@ -65,7 +68,8 @@ def with_order(encoder: nn.Module) -> PretextTask:
 def questions(task: CPNet, bench: Bench) -> dict[str, Tensor | float]:
     """How well the questions about the cut are answered of the test videos: the area under the curve of whole
     against broken clips, and whether the place is right."""
-    wholes, brokens, right = [], [], []
+    answers: dict[str, list[Tensor]] = {"whole": [], "broken": []}
+    right: list[Tensor] = []
     device = next(task.parameters()).device
     for number, rows in enumerate(torch.arange(len(bench.test)).split(32)):
         batch = bench.test.batch(rows)
@@ -77,12 +81,14 @@ def questions(task: CPNet, bench: Bench) -> dict[str, Tensor | float]:
             place = task.locate(features["broken"]).argmax(1) + task.margin
             right.append((place == clips.cut.place).double().cpu())
         if "continuity" in task.weights:
-            for found, name in ((wholes, "whole"), (brokens, "broken")):
-                found.append(task.judge(features[name]).log_softmax(1)[:, 1].cpu())
+            for name, scores in answers.items():
+                scores.append(task.judge(features[name]).log_softmax(1)[:, 1].cpu())
     found: dict[str, Tensor | float] = {"place": torch.cat(right)} if right else {}
-    if wholes:
+    if answers["whole"]:
         truth = [1] * len(bench.test) + [0] * len(bench.test)
-        found["continuity AUC"] = float(roc_auc_score(truth, torch.cat([*wholes, *brokens])))
+        found["continuity AUC"] = float(
+            roc_auc_score(truth, torch.cat([*answers["whole"], *answers["broken"]]))
+        )
     return found
 
 

@@ -57,8 +57,8 @@ class SpaceTimeTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid[1] * grid[2], dim))
         self.temporal_embed = nn.Parameter(torch.zeros(1, grid[0], dim))
         self.blocks = nn.ModuleList(
-            Block(dim, shape.num_heads, qkv_bias=True, norm_layer=norm)
-            for _ in range(shape.depth)  # type: ignore[arg-type]
+            Block(dim, shape.num_heads, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
+            for _ in range(shape.depth)
         )
         self.norm = norm(dim)
         for table in (self.cls_token, self.pos_embed):
@@ -190,8 +190,10 @@ def build_space_time(
     if pretrained:
         import timm
 
-        size = {"img_size": image_size, "embed_dim": shape.embed_dim, "depth": shape.depth,
-                "num_heads": shape.num_heads, "num_classes": 0}  # fmt: skip
+        size: dict[str, Any] = {
+            "img_size": image_size, "embed_dim": shape.embed_dim, "depth": shape.depth,
+            "num_heads": shape.num_heads, "num_classes": 0,
+        }  # fmt: skip
         model.start_from_pictures(timm.create_model("vit_base_patch16_224.mae", pretrained=True, **size))
         encoder.pretrained = True
     return encoder

@@ -71,7 +71,7 @@ def stem(kind: str, width: int, in_chans: int) -> nn.Sequential:
     """The first layer: halves height and width, not time."""
 
     def layers(before: int, after: int, kernel: tuple[int, int, int], stride: int) -> list[nn.Module]:
-        padding = tuple(side // 2 for side in kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         conv = nn.Conv3d(before, after, kernel, (1, stride, stride), padding, bias=False)
         return [conv, nn.BatchNorm3d(after), nn.ReLU(inplace=True)]
 

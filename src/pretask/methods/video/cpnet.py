@@ -188,7 +188,9 @@ class CPNet(PretextTask):
                 Panel("a whole clip", clips.whole[row], kind="video"),
                 Panel("a broken clip", clips.broken[row], kind="video"),
                 Panel("is it broken, and where?", said, "answer", "text"),
-                Panel(f"it breaks behind frame {place}", clips.broken[row, :, around], "truth", "video"),
+                Panel(
+                    f"around the break, behind frame {place}", clips.broken[row, :, around], "truth", "video"
+                ),
                 Panel("what is missing there", clips.missing[row], "hidden", "video"),
             ]
             rows.append(panels if said else panels[:2] + panels[3:])
