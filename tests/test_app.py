@@ -105,6 +105,11 @@ def test_the_page_opens_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
+def test_names_of_commands_stay_functions():
+    code = "import pretask; pretask.app, pretask.train; assert callable(pretask.export) and callable(pretask.export)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_every_file_of_the_page_is_served_and_loads_nothing_from_elsewhere(client):
     for path in STATIC.iterdir():
         status, content, headers = client.send("GET", f"/static/{path.name}")

@@ -38,7 +38,10 @@ __all__ = sorted([*_HOMES, "__version__"])
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        home = importlib.import_module(_HOMES[name])
+        alike = [other for other, place in _HOMES.items() if place == _HOMES[name]]
+        globals().update({other: getattr(home, other) for other in alike})  # `export` is a module's name, too
+        return globals()[name]
     raise AttributeError(f"module 'pretask' has no attribute '{name}'")
 
 
