@@ -24,7 +24,8 @@ class Row(NamedTuple):
         asks: what the network is asked.
         encoder: the default encoder; a vision transformer where the method needs patches.
         needs: `patches` where only a vision transformer fits, `bare` where only one without class token
-            does, `denoiser` a diffusion model's network, `dictionary` nothing but that, `any` otherwise.
+            does, `crate` a white-box transformer, `denoiser` a diffusion model's network, `dictionary`
+            nothing but that, `any` otherwise.
         labels: whether its loss may read labels; to every other method they are not shown.
         kind: a `task` is trained; a `study` is run (`pretask study`), its path is `module:function`.
     """
@@ -37,7 +38,7 @@ class Row(NamedTuple):
     hides: str
     asks: str
     encoder: str = "resnet18"
-    needs: Literal["any", "patches", "bare", "denoiser", "dictionary"] = "any"
+    needs: Literal["any", "patches", "bare", "crate", "denoiser", "dictionary"] = "any"
     labels: bool = False
     kind: Literal["task", "study"] = "task"
 
@@ -133,6 +134,17 @@ ROWS: tuple[Row, ...] = (
         "what does the copy say of the hidden patches and of another crop?",
         encoder=VIT,
         needs="patches",
+    ),
+    Row(
+        "crate-mae",
+        "CRATE-MAE",
+        "image",
+        "pretask.methods.image.crate_mae:CrateMAE",
+        "Masked Completion via Structured Diffusion with White-Box Transformers (Pai et al., ICLR 2024)",
+        "three quarters of the patches",
+        "which pixels were in the hidden patches?",
+        encoder="vit_crate_tiny_patch16_224",
+        needs="crate",
     ),
     Row(
         "gmml",

@@ -70,7 +70,7 @@ def export(reference: str | Path, out: str | Path, format: str = "timm") -> Path
 
 def fits(encoder: Encoder) -> list[Format]:
     """The formats there are for an encoder; weights of any can be kept."""
-    if isinstance(encoder, ConvEncoder) and type(encoder.model).__module__.startswith("pretask."):
+    if isinstance(encoder, ImageEncoder) and type(encoder.model).__module__.startswith("pretask."):
         return ["safetensors", "onnx", "torch"]  # a network of ours, which no other library knows
     if isinstance(encoder, ImageEncoder):
         return ["diffusers" if isinstance(encoder, Denoiser) else "timm", "safetensors", "onnx", "torch"]

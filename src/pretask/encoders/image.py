@@ -234,7 +234,8 @@ def build(
     import timm
 
     import pretask.encoders.colour_net  # noqa: F401 - registers itself with timm
-    import pretask.encoders.dictionary  # noqa: F401 - so does this
+    import pretask.encoders.crate  # noqa: F401 - so does this
+    import pretask.encoders.dictionary  # noqa: F401 - and this
 
     if spec.name == "unet":
         from pretask.encoders.denoiser import Denoiser
