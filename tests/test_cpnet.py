@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import tiny
 from pretask.encoders.video import build
 from pretask.errors import UsageError
+from pretask.evaluation.trivial import STATISTICS
 from pretask.methods.video.cpnet import CPNet
 from pretask.objectives.contrastive import in_batch_nce, triplet
 from pretask.pretexts.clips import Break, broken, draw_breaks, missing, run, take_frames
@@ -197,6 +198,19 @@ def test_the_missing_section_learns_unless_it_is_told_not_to():
         method = task(stop_target=stop, justify=0, localise=0)
         method.loss(tiny.videos(4), Step.at())["context"].backward()
         assert (method.project.weight.grad is None) == stop
+
+
+def test_the_largest_change_between_frames_is_a_shortcut_that_is_measured():
+    moving = torch.linspace(0, 0.2, 10).view(1, 1, 10, 1, 1).expand(2, 3, 10, 4, 4).clone()
+    moving[:, :, 6:] += 0.5
+    found = STATISTICS["video"]["changes"](moving)
+    assert found.shape == (2, 9) and found.argmax(1).tolist() == [5, 5]
+    assert torch.allclose(found, STATISTICS["video"]["changes"](moving / 3), atol=1e-3), (
+        "a share, not an amount"
+    )
+    question = task().question(tiny.videos(8), Step.at())
+    assert question.shown.shape == (8, 3, 16, 16, 16) and question.answer.max() < 13
+    assert STATISTICS["video"]["mean colour"](question.shown).shape == (8, 6)
 
 
 def test_errors_say_what_to_do():
