@@ -26,7 +26,8 @@ from pretask.studies.claim import Arm, Claim, Comparison, Trained
 from pretask.task import Batch, Losses, Step
 
 SIZE, GRID, SIDE = (32, 48, 32), (2, 3, 2), 16
-SHARED: dict[str, Any] = {"grid": GRID, "crops": 4, "hidden_dim": 256, "projection_dim": 128}
+SHARED: dict[str, Any] = {"grid": GRID, "hidden_dim": 256, "projection_dim": 128}
+LR = 1e-3  # the small network's, in every arm
 CROPS = 8  # of each volume, whose places are read off
 PENALTIES = (1e-3, 1e-1, 1e1, 1e3)
 
@@ -103,10 +104,10 @@ CLAIM = Claim(
     statement="Telling how far a crop reaches into the boxes of its scan teaches where things are and what they are, "
     "better than contrast of crops; without the boxes' repulsion they become alike.",
     arms={
-        "voco": Arm("voco", SHARED),
-        "no repulsion": Arm("voco", {**SHARED, "repulsion": 0.0}),
-        "one box each": Arm(OneHot),  # type: ignore[arg-type]
-        "contrast (SimCLR)": Arm(Contrast),  # type: ignore[arg-type]
+        "voco": Arm("voco", SHARED, lr=LR),
+        "no repulsion": Arm("voco", {**SHARED, "repulsion": 0.0}, lr=LR),
+        "one box each": Arm(OneHot, lr=LR),  # type: ignore[arg-type]
+        "contrast (SimCLR)": Arm(Contrast, lr=LR),  # type: ignore[arg-type]
         "random": Arm("voco", SHARED, steps=0),
         "raw": Arm(None, encoder="raw"),
     },
@@ -124,8 +125,8 @@ CLAIM = Claim(
     modality="volume",
     reading={"size": SIZE},
     encoder="resnet:width=16",
-    steps=600,
-    batch_size=8,
+    steps=400,
+    batch_size=4,
     labelled=16,
     test=60,
 )
