@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pretask import open_data
+from pretask.data.midi import read_notes
 from pretask.data.music import KEYS, Note, Timbre, Tracks, render
-from pretask.data.sounds import read_part
+from pretask.data.sounds import measure, read_part
 from pretask.errors import DataError, UsageError
 from pretask.pretexts.audio import (
     constant_q,
@@ -96,6 +97,57 @@ def test_long_recordings_make_several_pieces(tmp_path):
     sound = dataset.batch(range(3))["audio"].numpy()
     assert np.allclose(sound[1], ramp[2 * RATE : 4 * RATE], atol=1e-4)
     assert np.abs(sound[2, RATE // 2 + 9 :]).max() == 0 and np.abs(sound[2, : RATE // 2]).max() > 0.4
+
+
+def test_pieces_of_a_recording_stay_on_one_side(tmp_path):
+    for name in ("a", "b"):
+        for number in range(5):
+            write_wav(tmp_path / name / f"{number}.wav", tone(4.0))
+    dataset = open_data(tmp_path, modality="audio", rate=RATE, seconds=1.0)
+    assert [len(dataset.split(part)) for part in ("train", "test")] == [32, 8]
+    of = [{dataset.samples.name(int(row))[:7] for row in dataset.split(p).rows} for p in ("train", "test")]
+    assert not of[0] & of[1] and of[1] == {"a/4.wav", "b/4.wav"}
+    few = open_data(tmp_path, modality="audio", rate=RATE, seconds=1.0, pieces=2)
+    assert [few.samples.name(row) for row in (0, 1)] == ["a/0.wav", "a/0.wav from 3 s"]
+    alone = open_data(tmp_path, modality="audio", rate=RATE, pieces=1)
+    assert alone.part_names == (), "one piece each: nothing to keep together"
+
+
+def midi(events: list[bytes], division: int = 480) -> bytes:
+    track = b"".join(events) + b"\x00\xff\x2f\x00"
+    head = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 0, 0, 1]) + division.to_bytes(2, "big")
+    return head + b"MTrk" + len(track).to_bytes(4, "big") + track
+
+
+def test_midi_is_read_and_played(tmp_path):
+    """Running status, an end by loudness 0, a change of tempo in the midst of a note, drums left out."""
+    raw = midi([
+        b"\x00\x90\x45\x7f", b"\x83\x60\x45\x00",  # A4 for 480 ticks: half a second
+        b"\x00\x99\x24\x7f", b"\x00\xc0\x05", b"\x00\x90\x51\x40",  # a drum, an instrument, A5
+        b"\x83\x60\xff\x51\x03\x07\xa1\x20" b"\x00\xff\x51\x03\x0f\x42\x40",  # half as fast from here
+        b"\x83\x60\x80\x51\x40",
+    ])  # fmt: skip
+    notes = read_notes(raw)
+    assert [(n.pitch, n.start, n.length) for n in notes] == [(69, 0.0, 0.5), (81, 0.5, 1.5)]
+    assert notes[1].loud == pytest.approx(64 / 127)
+    assert measure(raw, RATE).seconds == 2.0
+    (tmp_path / "tune.mid").write_bytes(raw)
+    (tmp_path / "cut.mid").write_bytes(raw[:-9])
+    dataset = open_data(tmp_path, rate=RATE, max_broken=0.6)
+    assert dataset.modality == "audio" and dataset.skipped[0].reason == "a track is cut short"
+    sound = dataset.batch([0])["audio"][0]
+    for part, pitch in ((sound[:3000], 440), (sound[5000:11000], 880)):
+        spectrum = torch.fft.rfft(part * torch.hann_window(len(part))).abs()
+        near = [round(f * pitch * len(part) / RATE) for f in (1, 2, 3)]
+        assert int(spectrum.argmax()) in {p + d for p in near for d in range(-8, 9)}
+
+
+def test_real_tunes(real_data):
+    dataset = open_data(
+        real_data("nottingham_midi"), modality="audio", label="key", rate=RATE, seconds=4, limit=6
+    )
+    assert "Am" in dataset.classes and not dataset.skipped
+    assert dataset.batch(range(6))["audio"].std(1).min() > 0.01
 
 
 def test_tables_archives_and_arrays(tmp_path):

@@ -97,7 +97,7 @@ MODALITIES: tuple[Modality, ...] = (
     ),
     Modality(
         "audio",
-        (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au"),
+        (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".mid", ".midi"),
         "pretask.data.audio:open_audio",
         "pretask.encoders.audio:build",
         ("cadences",),

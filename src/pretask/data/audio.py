@@ -6,6 +6,7 @@ import csv
 import logging
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,13 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pretask.data.arrays import LABELS as ARRAY_LABELS
 from pretask.data.dataset import Dataset, Skipped, check_broken, no_split, part_of, spread
 from pretask.data.decode import memory_budget, threads
 from pretask.data.formats import Broken, reasons
-from pretask.data.layout import UNLABELLED, encode_labels, hidden, read_layout, walk
+from pretask.data.layout import encode_labels, hidden, read_layout, walk
 from pretask.data.lists import LABELS, PATHS
 from pretask.data.music import KEYS, Tracks
 from pretask.data.sounds import EXTENSIONS, Facts, Parts, keep, measure
@@ -34,7 +36,8 @@ Cache = Literal["auto", "memory", "never"]
 RATE = 22050
 LONG = 30.0  # seconds of a piece at most, where nobody says
 SONG, SONGS = 6.0, 720  # seconds and number of the embedded pieces
-SHARE = 4  # of the embedded pieces of each key every fourth is for testing
+SONG_SHARE = 4  # of the embedded pieces of each key every fourth is for testing
+SHARE = 5  # of the recordings of a class every fifth is, where the source does not say
 MOST_WORKERS = 8
 TABLES = (".csv", ".tsv")
 SOUNDS = ("audio", "sound", "wave", "waveform", "x", "X", "data", "arr_0")
@@ -54,6 +57,7 @@ def open_audio(
     workers: int | None = None,
     rate: int = RATE,
     seconds: float | None = None,
+    pieces: int | None = None,
     label: str | None = None,
     cache: Cache = "auto",
 ) -> Dataset:
@@ -70,6 +74,7 @@ def open_audio(
         workers: processes that decode what is not in memory; default one a core, at most 8.
         rate: samples a second that all recordings are brought to.
         seconds: of a piece; default the median recording's length, at most 30; of embedded pieces 6.
+        pieces: of a recording at most, spread over it; default as many as fit.
         label: the column of a table that holds the classes; default one called `label`, `class` ...
         cache: `memory` decodes everything now, `never` when asked for, `auto` by the memory that is free.
 
@@ -77,10 +82,14 @@ def open_audio(
         DataError: there is nothing, too much is broken, or the source cannot be understood.
         UsageError: a split that is not there, or a number that makes no sense.
     """
-    if rate < 1000 or (seconds is not None and seconds * rate < 1):
-        raise UsageError(f"rate must be at least 1000 and seconds positive, not {rate} and {seconds}")
+    if rate < 1000 or (seconds is not None and seconds * rate < 1) or (pieces is not None and pieces < 1):
+        raise UsageError(
+            f"rate must be at least 1000, seconds and pieces positive, not {rate}, {seconds} and {pieces}"
+        )
     if str(source) == "cadences":
-        return finish(cadences(seconds or SONG, rate), split, limit)
+        dataset = cadences(seconds or SONG, rate)
+        dataset = dataset if split is None else part_of(dataset, split)
+        return dataset if limit is None else dataset.subset(spread(len(dataset), limit))
     found = find_sounds(source, label)
     facts, broken = survey(found, rate)
     skipped = [Skipped(str(found.store.names[row]), reason) for row, reason in sorted(broken.items())]
@@ -89,27 +98,50 @@ def open_audio(
     if seconds is None:
         lengths = sorted(fact.seconds for fact in facts.values())
         seconds = min(lengths[len(lengths) // 2], LONG)
-    place = torch.tensor([
-        (row, number * seconds)
-        for row, fact in sorted(facts.items())
-        for number in range(max(1, int(fact.seconds / seconds + 1e-6)))
-    ], dtype=torch.float64)  # fmt: skip
+    place = laid_out(facts, seconds, pieces)
+    found = with_parts(found, place[:, 0].long())
+    place = place[chosen(found, place[:, 0].long(), split, limit)]
     dataset = decoded(found, Parts(found.store, place, seconds, rate), skipped, cache, max_broken)
     dataset.workers = min(threads(), MOST_WORKERS) if workers is None else workers
-    return finish(dataset, split, limit)
+    return dataset if split is None else part_of(dataset, split)
 
 
-def finish(dataset: Dataset, split: str | None, limit: int | None) -> Dataset:
-    """A part of it, and not too much.
+def laid_out(facts: dict[int, Facts], seconds: float, most: int | None) -> Float[Tensor, "pieces 2"]:
+    """The recording and the second in it at which each piece begins."""
+    begins = []
+    for row, fact in sorted(facts.items()):
+        count = max(1, int(fact.seconds / seconds + 1e-6))
+        begins += [(row, number * seconds) for number in spread(count, most or count).tolist()]
+    return torch.tensor(begins, dtype=torch.float64)
+
+
+def with_parts(found: Source, file: Int[Tensor, "pieces"]) -> Source:
+    """With every fifth recording of each class for testing, where the source does not say: else pieces of one
+    recording would be learned from and judged by."""
+    if found.parts is not None or found.targets is None or len(file.unique()) == len(file):
+        return found
+    place = torch.zeros_like(found.targets)
+    for target in found.targets.unique():
+        own = (found.targets == target).nonzero().flatten()
+        place[own] = torch.arange(len(own))
+    parts = (place % SHARE == SHARE - 1).long()
+    return replace(found, parts=parts, part_names=("train", "test")) if parts.any() else found
+
+
+def chosen(
+    found: Source, file: Int[Tensor, "pieces"], split: str | None, limit: int | None
+) -> Int[Tensor, "some"]:
+    """The pieces that are asked for.
 
     Raises:
         UsageError: there is no such split.
     """
+    rows = torch.arange(len(file))
     if split is not None:
-        if split not in dataset.part_names:
-            raise no_split(dataset.name, split, dataset.part_names)
-        dataset = part_of(dataset, split)
-    return dataset if limit is None else dataset.subset(spread(len(dataset), limit))
+        if found.parts is None or split not in found.part_names:
+            raise no_split(found.name, split, found.part_names)
+        rows = rows[found.parts[file] == found.part_names.index(split)]
+    return rows if limit is None else rows[spread(len(rows), limit)]
 
 
 def survey(found: Source, rate: int) -> tuple[dict[int, Facts], dict[int, str]]:
@@ -167,7 +199,7 @@ def cadences(seconds: float, rate: int) -> Dataset:
     rows = torch.arange(SONGS)
     return Dataset(
         Tracks(SONGS, seconds, rate), "cadences", modality="audio", inputs={"rate": rate},
-        targets=rows % len(KEYS), classes=KEYS, parts=(rows // len(KEYS) % SHARE == SHARE - 1).long(),
+        targets=rows % len(KEYS), classes=KEYS, parts=(rows // len(KEYS) % SONG_SHARE == SONG_SHARE - 1).long(),
         part_names=("train", "test"),
         facts={"rate": f"{rate} samples a second", "piece": f"{seconds:g} s", "memory": "made when needed"},
     )  # fmt: skip
@@ -250,17 +282,21 @@ def from_stack(path: Path) -> Source:
 
 
 def from_folder(root: Path, label: str | None) -> Source:
-    """A folder of recordings; a table at its top labels them where class folders do not.
+    """A folder of recordings, or of one zip of them; a table at its top labels them where class folders do not.
 
     Raises:
         DataError: there are none.
     """
     everything = sorted(walk(root))
     names = sift(everything)
-    if not names:
+    zips = [name for name in everything if name.lower().endswith(".zip")]
+    if names:
+        others = Counter(Path(name).suffix.lower() for name in set(everything) - set(names))
+        found = Source(str(root), Files(root, names), *read_layout(names), dict(others.most_common()))
+    elif len(zips) == 1:
+        found = from_zip(root / zips[0])
+    else:
         raise DataError(f"{root} holds no recordings; {ACCEPTED}")
-    others = {"other files": len(everything) - len(names)} if len(everything) > len(names) else {}
-    found = Source(str(root), Files(root, names), *read_layout(names), others)
     for name in everything:
         if Path(name).suffix.lower() in TABLES and os.sep not in name and found.targets is None:
             found = labelled(found, root / name, label)
@@ -324,10 +360,11 @@ def labelled(found: Source, table: Path, label: str | None, only: bool = False) 
             f"{table} names no recording beside or below it: a header with a column called one of "
             f"{', '.join(PATHS)} is looked for"
         )
-    chosen = [row for row, value in enumerate(own) if value is not None] if only else list(range(len(names)))
-    store = Files(found.store.root, [names[row] for row in chosen])  # type: ignore[attr-defined]
+    if not only:
+        targets, classes = encode_labels([value or None for value in own])
+        return found if targets is None else replace(found, targets=targets, classes=classes)
+    chosen = [row for row, value in enumerate(own) if value is not None]
+    store = Files(table.parent, [names[row] for row in chosen])
     targets, classes = encode_labels([own[row] or None for row in chosen])
     parts = None if found.parts is None else found.parts[chosen]
-    if targets is None or bool((targets == UNLABELLED).all()):
-        targets, classes = None, None
     return replace(found, store=store, targets=targets, classes=classes, parts=parts)

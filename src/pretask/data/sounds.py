@@ -1,12 +1,13 @@
 """Encoded sound opened: mono samples at a set rate, of a part of a recording.
 
-libsndfile reads WAV, FLAC, Ogg and MP3; PyAV the sound of videos; numpy `.npy`. Whatever a decoder raises becomes
-`Broken`.
+libsndfile reads WAV, FLAC, Ogg and MP3; PyAV the sound of videos; numpy `.npy`; MIDI is played by
+made-up instruments. Whatever a decoder raises becomes `Broken`.
 """
 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from pretask.data.decode import threads
 from pretask.data.formats import NPY, Broken, check_bytes, reasons
+from pretask.data.midi import MAGIC, read_notes
+from pretask.data.music import instrument, render
 from pretask.data.stores import Opener, Store
 from pretask.errors import need
 
-EXTENSIONS = frozenset((".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au"))
+EXTENSIONS = frozenset((".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".mid", ".midi"))
 LONGEST = 24 * 3600  # seconds of one recording; more is no recording, or to be cut first
 FULL = 32768  # of 16 bits
 SILENT = -1  # in place of a recording where a sample has none
@@ -71,6 +74,9 @@ def measure(raw: Any, rate: int) -> Facts:
         check_bytes(len(raw))
         if raw[:6] == NPY:
             return measure(np.load(io.BytesIO(raw), allow_pickle=False), rate)
+        if raw[:4] == MAGIC:
+            notes = read_notes(raw)
+            return Facts(rate, max(1, round(max((n.start + n.length for n in notes), default=0) * rate)))
         with opened(raw) as file:
             facts = Facts(file.samplerate, file.frames)
     if facts.size < 1 or facts.rate < 1:
@@ -94,7 +100,9 @@ def read_part(raw: Any, start: float, seconds: float, rate: int) -> Float[np.nda
     """
     if not isinstance(raw, np.ndarray) and raw[:6] == NPY:
         raw = np.load(io.BytesIO(raw), allow_pickle=False)
-    if isinstance(raw, bytes) and in_video(raw):
+    if isinstance(raw, bytes) and raw[:4] == MAGIC:
+        own, sound = rate, played(raw, start, seconds, rate)
+    elif isinstance(raw, bytes) and in_video(raw):
         own, sound = rate, of_video(raw, start, seconds, rate)
     elif isinstance(raw, np.ndarray):
         own, first, last = rate, round(start * rate), round((start + seconds) * rate)
@@ -112,6 +120,20 @@ def read_part(raw: Any, start: float, seconds: float, rate: int) -> Float[np.nda
         sound = need("librosa", "audio").resample(sound, orig_sr=own, target_sr=rate)
     size = round(seconds * rate)
     return np.pad(sound[:size], (0, max(size - len(sound), 0))).astype(np.float32)
+
+
+def played(raw: bytes, start: float, seconds: float, rate: int) -> Float[np.ndarray, "size"]:
+    """A part of a MIDI file, by an instrument that is always the same for the file."""
+    rng = np.random.default_rng(zlib.crc32(raw))
+    timbre = instrument(rng)
+    notes = [
+        note._replace(
+            start=max(note.start - start, 0), length=min(note.length, note.start + note.length - start)
+        )
+        for note in read_notes(raw)
+        if note.start < start + seconds and note.start + note.length > start
+    ]
+    return render(notes, timbre, rate, round(seconds * rate), rng)
 
 
 def in_video(raw: bytes) -> bool:
