@@ -147,6 +147,17 @@ ROWS: tuple[Row, ...] = (
         needs="crate",
     ),
     Row(
+        "mixedae",
+        "MixedAE",
+        "image",
+        "pretask.methods.image.mixedae:MixedAE",
+        "Mixed Autoencoder for Self-supervised Visual Representation Learning (Chen et al., CVPR 2023)",
+        "three quarters of the patches, under those of three other pictures",
+        "which pictures was this one mixed of?",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
         "gmml",
         "GMML",
         "image",

@@ -1,0 +1,137 @@
+"""MixedAE against loops in float64."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretask.encoders import build_encoder
+from pretask.errors import UsageError
+from pretask.methods.image.mixedae import MixedAE, homologous_block, homologous_contrast
+from pretask.objectives.reconstruction import patchify, standardise
+from pretask.task import Step
+
+VIT = "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2"
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make(**options):
+    torch.manual_seed(0)
+    return MixedAE(build_encoder(VIT, image_size=32, patch_size=8, seed=0), **options)
+
+
+def batch(count: int = 8):
+    return {"image": torch.rand(count, 3, 40, 40, generator=generator(5))}
+
+
+def test_a_mix_shows_a_quarter_of_each_of_four_pictures():
+    task = make()
+    puzzle = task.puzzle(batch(), Step.at())
+    assert puzzle.source.shape == (2, 16)
+    assert all(torch.bincount(row, minlength=4).tolist() == [4] * 4 for row in puzzle.source)
+    mix = task.mix(puzzle, task.patches(puzzle.image))
+    patches, own = patchify(mix, 8), patchify(puzzle.image, 8)
+    for group in range(2):
+        for place in range(16):
+            expected = own[4 * group + int(puzzle.source[group, place]), place]
+            assert torch.allclose(patches[group, place], expected, atol=1e-5), "patches keep their places"
+
+
+def test_unmixing_is_maes_mask_of_each_picture():
+    task = make()
+    puzzle = task.puzzle(batch(), Step.at())
+    order = task.unmix(puzzle)
+    for picture in range(8):
+        shown = (puzzle.source[picture // 4] == picture % 4).nonzero().flatten().tolist()
+        assert order.visible[picture].tolist() == shown
+        assert sorted(order.visible[picture].tolist() + order.hidden[picture].tolist()) == list(range(16))
+
+
+def test_only_the_largest_products_count():
+    block = build_encoder(VIT, image_size=32).double().model.blocks[0]
+    x = torch.randn(2, 9, 32, dtype=torch.float64, generator=generator())
+    attn, y = block.attn, block.norm1(x)
+    out = torch.zeros_like(x)
+    for n in range(2):
+        heads = []
+        for h in range(2):
+            q, k, v = (
+                y[n] @ attn.qkv.weight[32 * part + 16 * h : 32 * part + 16 * h + 16].T
+                + attn.qkv.bias[32 * part + 16 * h : 32 * part + 16 * h + 16]
+                for part in range(3)
+            )
+            rows = []
+            for i in range(9):
+                scores = [(q[i] @ k[j]).item() / 4 for j in range(9)]
+                best = sorted(range(9), key=lambda j, scores=scores: -scores[j])[:3]
+                total = sum(math.exp(scores[j]) for j in best)
+                rows.append(sum(math.exp(scores[j]) / total * v[j] for j in best))
+            heads.append(torch.stack(rows))
+        out[n] = torch.cat(heads, 1)
+    x1 = x + attn.proj(out)
+    expected = x1 + block.mlp(block.norm2(x1))
+    assert torch.allclose(homologous_block(block, x, 3), expected, atol=1e-10)
+    assert torch.allclose(homologous_block(block, x, 9), block(x), atol=1e-10), "with all it is the block"
+
+
+def test_the_contrast_is_the_papers():
+    z = torch.randn(2, 8, 5, dtype=torch.float64, generator=generator())
+    source = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3], [3, 3, 0, 0, 1, 1, 2, 2]])
+    total = 0.0
+    for g in range(2):
+        for i in range(8):
+            cos = [F.cosine_similarity(z[g, i], z[g, j], dim=0).item() / 0.25 for j in range(8)]
+            below = sum(math.exp(cos[j]) for j in range(8) if j != i)
+            positives = [j for j in range(8) if j != i and source[g, j] == source[g, i]]
+            total -= sum(math.log(math.exp(cos[p]) / below) for p in positives) / len(positives)
+    assert homologous_contrast(z, source, 0.25).item() == pytest.approx(total / 16)
+
+
+def test_reconstruction_is_maes_of_what_the_mix_does_not_show():
+    task = make()
+    puzzle = task.puzzle(batch(), Step.at(seed=3))
+    prefix, tokens = task.encode(puzzle)
+    errors = []
+    order, truth = task.unmix(puzzle), standardise(task.patches(puzzle.image)).values
+    rebuilt = task.decode(prefix, tokens, puzzle)
+    for picture in range(8):
+        for k, place in enumerate(order.hidden[picture].tolist()):
+            assert puzzle.source[picture // 4, place] != picture % 4
+            errors.append((rebuilt[picture, k] - truth[picture, place]).square().mean())
+    loss = task.loss(batch(), Step.at(seed=3))["reconstruction"]
+    assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+
+
+def test_with_everything_attended_and_no_signs_it_is_the_plain_encoder():
+    task = make(homologous=False, segments=False)
+    puzzle = task.puzzle(batch(), Step.at())
+    same = puzzle._replace(image=puzzle.image[:1].expand(8, -1, -1, -1))  # four times one picture is itself
+    features = task.encoder(same.image[::4])
+    assert torch.allclose(task.encode(same)[1], features.tokens, atol=1e-5)
+
+
+def test_signs_are_shared_by_the_patches_of_a_picture():
+    task = make()
+    assert task.segment.shape == (4, 32)
+    assert make(segments=False).segment is None
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UsageError, match="multiple"):
+        make().loss(batch(6), Step.at())
+    with pytest.raises(UsageError, match="half"):
+        make(sources=9)
+
+
+def test_places_that_cannot_be_shared_evenly_are_in_no_mix():
+    task = make(sources=3)
+    puzzle = task.puzzle(batch(6), Step.at())
+    assert puzzle.place.shape == (2, 15)
+    assert all(torch.bincount(row).tolist() == [5] * 3 for row in puzzle.source)
+    order = task.unmix(puzzle)
+    assert order.visible.shape == (6, 5) and order.hidden.shape == (6, 11)
+    assert task.loss(batch(6), Step.at())["reconstruction"].isfinite()
