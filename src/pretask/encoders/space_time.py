@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from pretask.encoders.features import Features
+from pretask.encoders.image import IMAGENET_MEAN, IMAGENET_STD
 from pretask.encoders.video import VideoEncoder
 from pretask.errors import UsageError
 from pretask.pretexts.masks import take
@@ -118,6 +119,8 @@ class SpaceTimeEncoder(VideoEncoder):
     Attributes:
         grid: tokens over time, down and across.
     """
+
+    statistics = IMAGENET_MEAN, IMAGENET_STD  # its weights come from pictures
 
     def __init__(self, model: Any, name: str, in_chans: int, image_size: int, shape: Shape):
         super().__init__(model, name, in_chans, image_size, shape.frames)

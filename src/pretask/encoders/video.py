@@ -30,9 +30,13 @@ class VideoEncoder(Encoder):
         in_chans: channels of the frames.
         image_size: side of the frames in pixels.
         frames: of a clip.
+
+    Attributes:
+        statistics: mean and standard deviation of frames of three channels, as published weights saw them.
     """
 
     modality: ClassVar[str] = "video"
+    statistics: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = KINETICS_MEAN, KINETICS_STD
     at_once = 32
     mean: Tensor
     std: Tensor
@@ -44,7 +48,7 @@ class VideoEncoder(Encoder):
         self.in_chans, self.image_size, self.frames = in_chans, image_size, frames
         self.dim: int = model.num_features
         three = in_chans == 3
-        for key, values, grey in (("mean", KINETICS_MEAN, 0.5), ("std", KINETICS_STD, 0.25)):
+        for key, values, grey in zip(("mean", "std"), self.statistics, (0.5, 0.25), strict=True):
             tensor = torch.tensor(values if three else (grey,) * in_chans).view(-1, 1, 1, 1)
             self.register_buffer(key, tensor, persistent=False)
 
@@ -78,7 +82,9 @@ class ConvVideoEncoder(VideoEncoder):
     and space."""
 
     def forward(self, video: Float[Tensor, "batch chans frames h w"]) -> Features:
-        video = self.normalise(video).contiguous(memory_format=torch.channels_last_3d)  # as tensor cores like it
+        video = self.normalise(video).contiguous(
+            memory_format=torch.channels_last_3d
+        )  # as tensor cores like it
         maps = self.model(video)
         tokens = maps.flatten(2).transpose(1, 2)
         return Features(maps.mean((2, 3, 4)), tokens, tokens[:, :0], tuple(maps.shape[2:]))
