@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/pretask demo --out demo --overwrite
 
 lint: setup
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
 
 test: lint
@@ -25,5 +25,14 @@ test: lint
 docs: setup
 	$(BIN)/mkdocs build --strict
 
+bench: .venv-bench/.ready
+	OMP_NUM_THREADS=1 .venv-bench/bin/python -m bench all
+
+.venv-bench/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade pip
+	.venv-bench/bin/python -m pip install --quiet -e '.[bench]'
+	touch $@
+
 clean:
-	rm -rf .venv build dist demo site
+	rm -rf .venv .venv-bench build dist demo site

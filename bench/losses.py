@@ -160,5 +160,5 @@ def measure(toy: bool = False) -> list[Row]:
         note = "; ".join(filter(None, (agreed, missing)))
         rows.append(against(f"{name}: time", alternate(runs, rounds, least, 1), {}, case.target, note))
         memory = {key: [float(peak_memory(run))] for key, run in runs.items()}
-        rows.append(against(f"{name}: memory", memory, {}, case.target, unit="bytes"))
+        rows.append(against(f"{name}: memory", memory, {}, case.target, missing, "bytes"))
     return rows

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pretask.objectives.chunks import row_parts
+from pretask.objectives.chunks import PRODUCT, row_parts
 from pretask.objectives.distributed import gather, rank
 
 
@@ -34,7 +34,7 @@ class LogSumExp(torch.autograd.Function):
         ]
         for_query, for_key, _, _, for_extra = formed
         total = queries.new_zeros(())
-        for part in row_parts(len(queries), len(keys), queries.device):
+        for part in row_parts(len(queries), len(keys), queries.device, PRODUCT):
             p = queries[part] @ keys.T
             if skip is not None:
                 p.scatter_(1, skip[part, None], -torch.inf)
