@@ -64,22 +64,26 @@ class Puzzles:
     ):
         self.data, self.modality, self.reading = data, modality, dict(reading or {})
         self.lock = Lock()
-        self.datasets, self.encoders, self.tasks, self.drawn = Kept(12), Kept(6), Kept(6), Kept(200)
+        self.datasets, self.encoders, self.tasks, self.drawn = Kept(12), Kept(6), Kept(6), Kept(100)
 
     def warm(self) -> None:
         """Import what drawing needs."""
         with self.lock:
             from pretask import api  # noqa: F401
 
-    def source(self, kind: str) -> tuple[DataSource, dict[str, Any], bool]:
-        """What a method of this kind of data is shown on, how it is read, and whether it is the person's own."""
+    def kind(self) -> str | None:
+        """What the person's own data are."""
+        if self.data is None or self.modality is not None:
+            return self.modality
         from pretask.data.open import modality_of
 
+        return getattr(self.data, "modality", None) or modality_of(self.data)
+
+    def source(self, kind: str) -> tuple[DataSource, dict[str, Any], bool]:
+        """What a method of this kind of data is shown on, how it is read, and whether it is the person's own."""
         kind = "image" if kind == "any" else kind
-        if self.data is not None:
-            own = self.modality or getattr(self.data, "modality", None) or modality_of(self.data)
-            if own == kind:
-                return self.data, self.reading, True
+        if self.data is not None and self.kind() == kind:
+            return self.data, self.reading, True
         return modalities.find(kind).embedded[0], {}, False
 
     def samples(self, kind: str) -> tuple[Dataset, bool]:

@@ -94,6 +94,8 @@ class Gallery:
                 "data": None if data is None else str(data),
                 "methods": methods.cards(),
             }
+        if what == "data":
+            return {"kind": self.puzzles.kind()}
         if what == "runs":
             return self.shelf.overview()
         if what == "compare":

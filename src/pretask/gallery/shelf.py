@@ -18,7 +18,7 @@ PARTS = (
 )  # fmt: skip
 """What tells that a run has moved on."""
 
-ALIVE = 90  # seconds after its last sign that a run is still taken to train
+ALIVE = 120  # seconds after its last sign that a run is still taken to train
 
 
 class Shelf:
@@ -30,7 +30,7 @@ class Shelf:
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        self.known: dict[tuple[str, int], dict[str, Any]] = {}
+        self.known: dict[str, tuple[int, dict[str, Any]]] = {}
         self.maps: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def folders(self) -> dict[str, Path]:
@@ -81,14 +81,12 @@ class Shelf:
     def short(self, name: str, folder: Path) -> dict[str, Any]:
         """A run in short; one that cannot be read says why."""
         moved = stamp(folder)
-        if (name, moved) not in self.known:
-            self.known[name, moved] = {
-                "name": name,
-                "folder": str(folder),
-                "stamp": str(moved),
-                **digest(folder),
-            }
-        found = self.known[name, moved]
+        if self.known.get(name, (0, {}))[0] != moved:
+            self.known[name] = (
+                moved,
+                {"name": name, "folder": str(folder), "stamp": str(moved), **digest(folder)},
+            )
+        found = self.known[name][1]
         return {**found, "alive": found["state"] == "training" and time.time() - moved / 1e9 < ALIVE}
 
     def page(self, name: str) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 /* The methods: a card each, its puzzle drawn when it comes into view. */
-import { ask, h, problem, say } from "./dom.js";
+import { ask, h, say } from "./dom.js";
 import { row } from "./panels.js";
 
-const wanted = { text: "", kind: "all" }; // what was searched for stays while other pages are looked at
+const wanted = { text: "", kind: "" }; // what was searched for stays while other pages are looked at
 const drawn = new Map(); // slug: the puzzle's answer
-let queue = [], busy = false;
+let queue = [], busy = false, warming = null;
 
 /** Draw one puzzle after the other: the server draws one at a time, and what is in view comes first. */
 async function next() {
@@ -26,6 +26,7 @@ async function next() {
 
 function fill(place, found) {
   place.replaceChildren(found.rows.length ? row((found.rows[1] ?? found.rows[0]).slice(0, 3), { interactive: false }) : h("p", { class: "soft" }, "Nothing to show."));
+  warming?.remove();
   place.parentElement.querySelector(".source").textContent = found.own ? "your data" : found.data;
 }
 
@@ -55,7 +56,7 @@ export async function show(page, signal) {
     const asked = wanted.text.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const { element, method, text } of all) {
-      const fits = (wanted.kind === "all" || [wanted.kind, "any"].includes(method.modality)) && asked.every((word) => text.includes(word));
+      const fits = (["", "all"].includes(wanted.kind) || [wanted.kind, "any"].includes(method.modality)) && asked.every((word) => text.includes(word));
       element.hidden = !fits;
       shown += fits;
     }
@@ -67,18 +68,26 @@ export async function show(page, signal) {
   const buttons = kinds.map((kind) => h("button", { type: "button", class: "chip", "data-kind": kind, onclick: () => choose(kind) }, kind));
   const choose = (kind) => {
     wanted.kind = kind;
-    for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.kind === kind);
+    for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.kind === (kind || "all"));
     filter();
   };
+  warming = drawn.size ? null : h("p", { class: "soft small", role: "status" }, "The first puzzles take some seconds …");
   page.replaceChildren(
     h("header", { class: "hero" }, h("h1", { tabindex: -1 }, "Could you solve it?"),
       h("p", { class: "lede" }, "Every method hides something of the data and makes a network find it. Each puzzle below is drawn ", data ? h("span", {}, "on ", h("strong", {}, data), " where it is of the method's kind, else on an embedded set.") : h("span", {}, "on embedded data; ", h("code", {}, "pretask app --data PATH"), " draws it on yours."))),
-    h("div", { class: "filters" }, h("label", { class: "sr", for: "search" }, "Search methods"), search, h("div", { class: "chips", role: "group", "aria-label": "Kinds of data" }, buttons), count),
+    h("div", { class: "filters" }, h("label", { class: "sr", for: "search" }, "Search methods"), search, count, warming ?? "", h("div", { class: "chips", role: "group", "aria-label": "Kinds of data" }, buttons)),
     h("div", { class: "gallery" }, all.map(({ element }) => element)), nothing);
-  choose(kinds.includes(wanted.kind) ? wanted.kind : "all");
+  choose(kinds.includes(wanted.kind) ? wanted.kind : "");
+  if (data && !wanted.kind) toOwn(choose, kinds, signal);
   for (const { place, method } of all) if (method.kind !== "study") watcher.observe(place);
   say(count.textContent);
   return { title: "Methods", leave: () => { watcher.disconnect(); queue = []; } };
 }
 
-export const failed = (error) => problem(error.message);
+/** Begin with the methods for a reader's own kind of data, unless another was chosen by then. */
+async function toOwn(choose, kinds, signal) {
+  try {
+    const { kind } = await ask("/api/data", undefined, signal);
+    if (!wanted.kind && kinds.includes(kind)) choose(kind);
+  } catch { /* all are shown */ }
+}

@@ -11,7 +11,9 @@ export function state(run) {
   if (run.state === "broken") return { word: "cannot be read", tone: "bad" };
   const where = run.steps ? `step ${run.step.toLocaleString("en")} of ${run.steps.toLocaleString("en")}` : `step ${run.step.toLocaleString("en")}`;
   if (run.state === "finished") return { word: "finished", tone: "good" };
-  return run.alive ? { word: `training, ${where}`, tone: "live" } : { word: `stopped at ${where}`, tone: "mixed" };
+  if (run.alive) return { word: `training, ${where}`, tone: "live" };
+  const last = new Date(Number(run.stamp) / 1e6).toLocaleString("en", { dateStyle: "medium", timeStyle: "short", hourCycle: "h23" });
+  return { word: `no sign since ${last}, ${where}`, tone: "mixed" };
 }
 
 export const pill = ({ word, tone }) => h("span", { class: `pill ${tone}` }, word);
@@ -82,7 +84,7 @@ export async function show(page, signal) {
       list.replaceChildren(problem(error.message));
     }
   }
-  list.append(h("p", { class: "empty" }, "Reading the runs …"));
+  list.append(h("p", { class: "empty" }, "Reading the runs; the first look takes some seconds …"));
   look();
   const timer = setInterval(() => document.hidden || look(), EVERY);
   return { title: "Runs", leave: () => clearInterval(timer) };
