@@ -158,6 +158,17 @@ ROWS: tuple[Row, ...] = (
         needs="patches",
     ),
     Row(
+        "eva",
+        "EVA",
+        "image",
+        "pretask.methods.image.eva:EVA",
+        "EVA: Exploring the Limits of Masked Visual Representation Learning at Scale (Fang et al., CVPR 2023)",
+        "blocks of patches",
+        "what does a frozen network, best one of pictures and words, see there?",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
         "gmml",
         "GMML",
         "image",

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 EPS = 1e-6  # inside the root, on pixels that were normalised for the encoder (MAE)
@@ -26,6 +26,18 @@ def unpatchify(
     rows, columns = grid
     cells = patches.reshape(len(patches), rows, columns, patch, patch, -1)
     return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, rows * patch, columns * patch)
+
+
+def painted(
+    image: Float[Tensor, "batch chans height width"],
+    where: Bool[Tensor, "batch patches"],
+    filling: Float[Tensor, "#batch #patches values"],
+    patch: int,
+    grid: tuple[int, int],
+) -> Float[Tensor, "batch chans height width"]:
+    """A picture in [0, 1] of which some patches are replaced."""
+    patches = patchify(image, patch)
+    return unpatchify(torch.where(where.unsqueeze(2), filling.to(patches), patches), patch, grid).clamp(0, 1)
 
 
 class Standardised(NamedTuple):

@@ -20,7 +20,7 @@ from pretask.encoders.image import PatchEncoder
 from pretask.encoders.teachers import load_teacher
 from pretask.errors import DataError, UsageError
 from pretask.objectives.distributed import gather, mean
-from pretask.objectives.reconstruction import patchify, unpatchify
+from pretask.objectives.reconstruction import painted, patchify
 from pretask.pretexts.masks import draw_blocks, take
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
@@ -163,9 +163,7 @@ class MOODv2(PretextTask):
         hidden: Bool[Tensor, "batch patches"],
         filling: Float[Tensor, "batch patches values"],
     ) -> Float[Tensor, "batch chans h w"]:
-        patches = patchify(view, self.encoder.patch_size)
-        patches = torch.where(hidden.unsqueeze(2), filling.to(patches), patches)
-        return unpatchify(patches, self.encoder.patch_size, self.encoder.grid).clamp(0, 1)
+        return painted(view, hidden, filling, self.encoder.patch_size, self.encoder.grid)
 
     def question(self, batch: Batch, step: Step) -> Question:
         """The word at the first covered patch."""
