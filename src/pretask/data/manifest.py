@@ -132,20 +132,21 @@ def joined(pieces: Sequence[Piece], spans: int, seed: int = 0) -> tuple[list[Pie
             found += cut
             continue
         if group and (group[-1].source, group[-1].split) != (piece.source, piece.split):
-            skipped += rest(group, spans)
+            skipped += rest(group, spans, found)
             group = []
         group.append(piece)
         if len(group) == spans:
             texts = tuple(text for part in group for text in part.texts)
             found.append(group[0]._replace(texts=texts, end=group[-1].end))
             group = []
-    return found, skipped + rest(group, spans)
+    return found, skipped + rest(group, spans, found)
 
 
-def rest(group: list[Piece], spans: int) -> list[Skipped]:
+def rest(group: list[Piece], spans: int, found: list[Piece]) -> list[Skipped]:
     """The lines at the end of a file that are too few for a sample; named only where the file has no other."""
-    few = bool(group) and group[0].start == 0 and len(group) < spans
-    return [Skipped(group[0].source, f"has {len(group)} texts, fewer than {spans}")] if few else []
+    if not group or (found and found[-1].source == group[0].source):
+        return []
+    return [Skipped(group[0].source, f"has {len(group)} texts, fewer than {spans}")]
 
 
 def segments(piece: Piece, spans: int, rng: np.random.Generator) -> list[Piece]:

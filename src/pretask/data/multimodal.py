@@ -187,23 +187,10 @@ def open_multimodal(
         raise UsageError(
             "frames, spans, vocab_size, rate and seconds must be positive, max_length at least 4"
         )
-    wishes = Wishes(
-        max_broken,
-        image_size,
-        channels,
-        cache,
-        frames,
-        spans,
-        tokenizer,
-        vocab_size,
-        max_length,
-        rate,
-        seconds,
-    )
-    if str(source) == NARRATED:
-        dataset = narrated(wishes, label)
-    else:
-        dataset = listed(Path(source).expanduser(), wishes)
+    wishes = Wishes(max_broken, image_size, channels, cache, frames, spans, tokenizer, vocab_size, max_length,
+                    rate, seconds)  # fmt: skip
+    path = Path(source).expanduser()
+    dataset = narrated(wishes, label) if str(source) == NARRATED else listed(path, wishes)
     dataset.workers = min(threads(), MOST_WORKERS) if workers is None else workers
     dataset = dataset if split is None else part_of(dataset, split)
     return dataset if limit is None else dataset.subset(spread(len(dataset), limit))
