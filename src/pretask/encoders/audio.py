@@ -179,14 +179,18 @@ class AudioEncoder(Encoder):
         return self.inputs
 
     @torch.no_grad()
-    def spectrum(self, audio: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch bins frames"]:
-        """The upper 80 decibels of each recording, whose peak is made 1 before; 10 log10 of *magnitudes*, as
-        the authors' code has it. What is shorter than half the longest window has silence behind it."""
+    def magnitudes(self, audio: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch bins frames"]:
+        """The constant-Q transform of each recording, whose peak is made 1 before. What is shorter than half the
+        longest window has silence behind it."""
         kernels = [getattr(self, f"kernel{number}") for number in range(self.octaves)]
         short = kernels[0].shape[1] // 2 + 1 - audio.shape[1]
         audio = F.pad(peak_normalised(audio.float()), (0, max(short, 0)))
         with torch.autocast(audio.device.type, enabled=False):  # 80 decibels are more than bfloat16 has
-            return decibels(constant_q(audio, kernels, self.hop), REACH) / REACH + 1
+            return constant_q(audio, kernels, self.hop)
+
+    def spectrum(self, audio: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch bins frames"]:
+        """The upper 80 decibels; 10 log10 of *magnitudes*, as the authors' code has it."""
+        return decibels(self.magnitudes(audio), REACH) / REACH + 1
 
     def forward(self, audio: Float[Tensor, "batch samples"]) -> Features:
         raise NotImplementedError
@@ -236,7 +240,8 @@ class KeyEncoder(AudioEncoder):
 
 
 class RawAudio(AudioEncoder):
-    """The mean level of each semitone as features; its profile is the likeness to Krumhansl's of each key.
+    """The mean level of each semitone as features. Its profile is the likeness of the power of pitch classes, from 55
+    Hz on, to Krumhansl's of each key: template matching.
 
     Args:
         rate: samples a second; there are as many semitones as it holds.
@@ -254,9 +259,8 @@ class RawAudio(AudioEncoder):
         return Features(tokens.mean(1), tokens, tokens[:, :0], (tokens.shape[1],))
 
     def profile(self, audio: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch classes"]:
-        level = self(audio).pooled
-        chroma = octave_pooled(level[:, : self.bins // OCTAVE * OCTAVE, None]).squeeze(2)
-        keys: Any = self.keys
+        power = self.magnitudes(audio)[:, OCTAVE : self.bins // OCTAVE * OCTAVE].square()
+        chroma, keys = octave_pooled(power).mean(2), torch.as_tensor(self.keys)
         centred = [x - x.mean(1, keepdim=True) for x in (chroma, keys)]
         return F.normalize(centred[0], dim=1) @ F.normalize(centred[1], dim=1).T
 
