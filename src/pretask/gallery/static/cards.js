@@ -17,8 +17,10 @@ async function next() {
       fill(place, drawn.get(slug));
     }
   } catch (error) {
+    place.removeAttribute("aria-hidden");
     place.replaceChildren(h("p", { class: "soft small" }, error.message));
   }
+  warming?.remove();
   place.removeAttribute("aria-busy");
   busy = false;
   next();
@@ -26,7 +28,6 @@ async function next() {
 
 function fill(place, found) {
   place.replaceChildren(found.rows.length ? row((found.rows[1] ?? found.rows[0]).slice(0, 3), { interactive: false }) : h("p", { class: "soft" }, "Nothing to show."));
-  warming?.remove();
   place.parentElement.querySelector(".source").textContent = found.own ? "your data" : found.data;
 }
 

@@ -31,7 +31,7 @@ export async function ask(address, body, signal) {
 /** Text whose `back-ticked` parts are set as code. */
 export const ticked = (text) => String(text).split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
 
-export const problem = (message, ...more) => h("div", { class: "problem", role: "alert" }, ticked(message), more);
+export const problem = (message, ...more) => h("div", { class: "problem", role: "alert" }, ticked(message), more.filter(Boolean));
 
 /** HTML that the server's templates made (they escape what comes from files; scripts in it never run). */
 export function fragment(html) {

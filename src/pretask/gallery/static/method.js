@@ -38,7 +38,8 @@ export async function show(page, signal, slug, query) {
       commands(lines, method, options, data, state.shown.own);
     } catch (error) {
       if (error.name === "AbortError") return;
-      note.replaceChildren(problem(error.message, h("p", {}, "The puzzle is as it was before this change.")));
+      note.replaceChildren(problem(error.message, state.shown && h("p", {}, "The puzzle is as it was before this change.")));
+      if (!state.shown) place.replaceChildren();
     }
     place.ariaBusy = "false";
     running = false;
