@@ -10,6 +10,7 @@ from pretask import open_data
 from pretask.data.manifest import Piece, joined, piece_of, read_manifest, segments
 from pretask.data.moving import COLOURS, MOTIONS, draw_scenes, sprites
 from pretask.data.narration import NUMBERS, SAYINGS, narrate
+from pretask.data.pictures import Canvas
 from pretask.data.tokens import tokenizer_of
 from pretask.encoders.towers import build
 from pretask.encoders.weights import read_encoder, save_encoder
@@ -99,7 +100,6 @@ def test_a_table_of_videos_and_texts(tmp_path):
         assert len(data) == 20 and len(data.skipped) == 4 and data.inputs["image_size"] == 32
         batch = data.batch([6])
         assert spoken(data, batch, 0) == ["part 2 of video 1"]
-        from pretask.data.pictures import Canvas
 
         every, canvas = decoded(tmp_path / "clips" / "1.mp4"), Canvas(batch["video"].shape[-1], 3)
         for place, number in enumerate((21, 23, 25, 27, 29)):  # ten frames a second, two for each of five

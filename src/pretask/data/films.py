@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -126,15 +128,23 @@ class Files:
         yield from read_frames(self.root / self.names[row], wanted)
 
 
+def by_number(name: str) -> tuple[str, list[str | int]]:
+    """The folder, then the file's name with its numbers as numbers."""
+    folder, file = os.path.split(name)
+    return folder, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file)]
+
+
 class Folders:
-    """Folders of pictures, each the frames of a video in the order of their names.
+    """Folders of pictures, each the frames of a video in the order of their names; numbers in them count as
+    numbers, 9 before 10.
 
     Args:
         root: what names are relative to.
-        pictures: names of all pictures, sorted.
+        pictures: names of all pictures.
     """
 
     def __init__(self, root: Path, pictures: Sequence[str]):
+        pictures = sorted(pictures, key=by_number)
         self.root, self.pictures = root, Names(pictures)
         folders = [str(Path(name).parent) for name in pictures]
         self.starts = [i for i, name in enumerate(folders) if i == 0 or name != folders[i - 1]]

@@ -49,6 +49,8 @@ def crossmodal(
             f"{type(encoder).__name__} has no text beside something else: crossmodal needs an encoder such as "
             "'video=space_time_vit;text=distilbert'"
         )
+    if len(test_set) < 2:
+        return []  # there is nothing to choose from
     found: dict[str, list[Tensor]] = {kind: [] for kind in encoder.kinds}
     with frozen(encoder, device) as place:
         for rows in torch.arange(len(test_set)).split(min(BATCH, encoder.at_once or BATCH)):
