@@ -192,6 +192,17 @@ ROWS: tuple[Row, ...] = (
         needs="bare",
     ),
     Row(
+        "selfpatch",
+        "SelfPatch",
+        "image",
+        "pretask.methods.image.selfpatch:SelfPatch",
+        "Patch-level Representation Learning for Self-supervised Vision Transformers (Yun et al., CVPR 2022)",
+        "a patch from what its neighbours say, and all of a picture but a crop",
+        "what do the neighbours most like a patch say together, and what does another crop say?",
+        encoder=BARE,
+        needs="bare",
+    ),
+    Row(
         "droppos",
         "DropPos",
         "image",

@@ -125,14 +125,16 @@ class DINO(PretextTask):
             for spec in self.view_specs
         ]
 
+    def dropped(self, views: list[Tensor], step: Step) -> AbstractContextManager[None]:
+        """Within, the student skips blocks for some crops of these views, in training."""
+        if not (self.training and self.drop_path and self.depth):
+            return nullcontext()
+        unit = draw.uniform((len(views[0]), len(views), self.depth, 2), step.generator)
+        return dropping(self.encoder, unit.transpose(0, 1).flatten(0, 1).to(views[0].device), self.drop_path)
+
     def encode(self, views: list[Tensor], step: Step, **masking: Tensor) -> Features:
         """The student's features of crops of one size, each view's batch together."""
-        dropped: AbstractContextManager[None] = nullcontext()
-        if self.training and self.drop_path and self.depth:
-            unit = draw.uniform((len(views[0]), len(views), self.depth, 2), step.generator)
-            unit = unit.transpose(0, 1).flatten(0, 1).to(views[0].device)
-            dropped = dropping(self.encoder, unit, self.drop_path)
-        with dropped:
+        with self.dropped(views, step):
             return self.encoder(torch.cat(views), **masking)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
@@ -168,8 +170,12 @@ class DINO(PretextTask):
         clip_each(self.parameters(), self.clip)
         frozen = self.freeze_last_layer * step.steps_per_epoch
         if step.index < (frozen if step.total > frozen else step.total / 10):
-            for parameter in self.head.last_layer.parameters():
-                parameter.grad = None
+            for head in self.prototype_heads():
+                for parameter in head.last_layer.parameters():
+                    parameter.grad = None
+
+    def prototype_heads(self) -> list[PrototypeHead]:
+        return [self.head]
 
     def after_step(self, step: Step) -> None:
         follow(self.teacher, self, cosine(step.index, step.total, self.momentum, 1.0))

@@ -1,0 +1,128 @@
+"""SelfPatch against the official procedure, written as loops."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretask.encoders import build_encoder
+from pretask.encoders.aggregate import Aggregation, most_alike, neighbours
+from pretask.errors import UsageError
+from pretask.methods.image.selfpatch import SelfPatch
+from pretask.task import Step
+
+BARE = "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2,class_token=false,global_pool=avg,fc_norm=false"
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make(**options):
+    torch.manual_seed(0)
+    encoder = build_encoder(BARE, image_size=32, patch_size=4, seed=0)
+    return SelfPatch(
+        encoder, **{"prototypes": 20, "patch_prototypes": 12, "num_local": 2, "drop_path": 0.0} | options
+    )
+
+
+def batch(count: int = 3):
+    return {"image": torch.rand(count, 3, 40, 40, generator=generator(5))}
+
+
+def test_neighbours_wrap_around():
+    found = neighbours((4, 5))
+    for place in range(20):
+        r, c = divmod(place, 5)
+        expected = {(r + a) % 4 * 5 + (c + b) % 5 for a in (-1, 0, 1) for b in (-1, 0, 1)} - {place}
+        assert set(found[place].tolist()) == expected and found.shape == (20, 8)
+
+
+def test_the_most_similar_neighbours_are_taken_as_they_are():
+    x = torch.randn(2, 20, 6, generator=generator())
+    found = most_alike(x, (4, 5), 3)
+    for n in range(2):
+        for place, around in enumerate(neighbours((4, 5)).tolist()):
+            near = sorted(
+                around, key=lambda j, p=place, n=n: -float(F.cosine_similarity(x[n, p], x[n, j], dim=0))
+            )
+            assert {tuple(v.tolist()) for v in found[n, place]} == {tuple(x[n, j].tolist()) for j in near[:3]}
+
+
+def test_a_class_token_gathers_a_set_whatever_its_order():
+    torch.manual_seed(0)
+    head = Aggregation(32, 2).double()
+    x = torch.randn(3, 4, 32, dtype=torch.float64, generator=generator())
+    assert torch.allclose(head.gather(x), head.gather(x.flip(1)), atol=1e-12)
+    c, block = head.token.expand(3, -1, -1), None
+    for block in head.blocks:
+        u = block.norm1(torch.cat([c, x], 1))
+        full = block.attn(u)[:, :1]
+        c = c + full
+        c = c + block.mlp(block.norm2(c))
+    assert torch.allclose(head.gather(x), c[:, 0], atol=1e-10)
+
+
+def test_students_pass_patches_on_and_teachers_gather_neighbours():
+    head = Aggregation(32, 2)
+    x = torch.randn(2, 16, 32, generator=generator())
+    whole, each = head(x, (4, 4))
+    assert torch.equal(each, head.norm(x)) and torch.equal(whole, head.norm(head.gather(x)))
+    _, targets = head(x, (4, 4), alike=4)
+    sets = most_alike(x, (4, 4), 4)
+    for place in (0, 7, 15):
+        assert torch.allclose(targets[:, place], head.norm(head.gather(sets[:, place])), atol=1e-6)
+
+
+def test_the_loss_is_the_official_one():
+    task = make().double()
+    with torch.no_grad():
+        for p in task.teacher.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=generator(1), dtype=p.dtype))
+        task.centre.value.normal_(generator=generator(2))
+        task.patch_centre.value.normal_(generator=generator(3))
+    images = {"image": batch()["image"].double()}
+    losses = task.loss(images, Step.at(seed=4))
+    views = task.views(images, Step.at(seed=4))
+    student = [task.answers(task, [view]) for view in views]
+    teacher = [task.answers(task.teacher, [view], 4) for view in views]
+
+    def entropy(said, true, centre):
+        target = ((true - centre) / 0.04).softmax(-1)
+        return -(target * (said / 0.1).log_softmax(-1)).sum(-1).mean()
+
+    cls = [
+        entropy(student[v][0], teacher[q][0], task.centre.value) for q in range(2) for v in range(4) if v != q
+    ]
+    patch = [entropy(student[v][1], teacher[v][1], task.patch_centre.value) for v in range(4)]
+    assert losses["cls"].item() == pytest.approx(torch.stack(cls).mean().item(), rel=1e-6)
+    assert losses["patch"].item() == pytest.approx(torch.stack(patch).mean().item(), rel=1e-6)
+
+
+def test_centres_follow_all_views_and_all_patches():
+    task = make().train()
+    views = task.views(batch(), Step.at(seed=4))
+    teacher = [task.answers(task.teacher, [view], 4) for view in views]
+    task.loss(batch(), Step.at(seed=4))
+    task.after_step(Step.at(0, 10))
+    everyone = torch.cat([own[0] for own in teacher]).mean(0)
+    patches = torch.cat([own[1].flatten(0, 1) for own in teacher]).mean(0)
+    assert torch.allclose(task.centre.value, 0.1 * everyone, atol=1e-5)
+    assert torch.allclose(task.patch_centre.value, 0.1 * patches, atol=1e-5)
+
+
+def test_the_teacher_follows_with_all_its_heads_and_both_last_layers_wait():
+    task = make()
+    names = {name.split(".")[0] for name, _ in task.teacher.named_parameters()}
+    assert names == {"encoder", "head", "aggregate", "patch_head"}
+    task.total(task.loss(batch(), Step.at(0, 100, 10))).backward()
+    task.after_backward(Step.at(0, 100, 10))
+    for head in (task.head, task.patch_head):
+        assert all(p.grad is None for p in head.last_layer.parameters())
+    assert all(p.grad is None for p in task.teacher.parameters())
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UsageError, match="class_token=false"):
+        SelfPatch(build_encoder("vit_tiny_patch16_224:depth=1,embed_dim=32,num_heads=2", image_size=32))
+    with pytest.raises(UsageError, match="1 to 8"):
+        make(alike=9)
