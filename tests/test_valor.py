@@ -329,17 +329,47 @@ def test_retrieval_and_captions_are_scored(films):
 
 
 def test_captions_are_told_word_by_word(films):
-    """Each word is the likeliest at a mask behind those before it."""
+    """Each word is the likeliest at a mask behind those before it; more beginnings find likelier captions."""
     encoder = task(films).encoder.eval()
-    batch = films.batch(range(2))
-    said = encoder.caption(batch, "va", 6)
+    batch = films.batch(range(3))
     seen = encoder.looked_at("va", {"v": encoder.frames(batch), "a": encoder.sounds(batch)})
-    for length in range(1, 6):
-        asked = torch.cat([said[:1, :length], torch.tensor([[encoder.vocabulary.mask]])], dim=1)
-        feature = encoder.bert(Text(asked, torch.ones_like(asked).bool()), seen[:1])
-        assert int(encoder.logits(feature[:, -1]).argmax()) == int(said[0, length])
-        if said[0, length] == encoder.vocabulary.eos:
-            break
+    known = encoder.vocabulary
+
+    def likelihoods(row: int, before: torch.Tensor) -> torch.Tensor:
+        asked = torch.cat([before, torch.tensor([known.mask])])[None]
+        feature = encoder.bert(Text(asked, torch.ones_like(asked).bool()), seen[row : row + 1])
+        return encoder.logits(feature[0, -1]).log_softmax(0).detach()
+
+    def whole(row: int, said: torch.Tensor) -> float:
+        total = 0.0
+        for place in range(1, len(said)):
+            if known.eos in said[:place].tolist():
+                assert said[place] == known.pad, "nothing is said behind the end"
+            else:
+                total += float(likelihoods(row, said[:place])[said[place]])
+        return total
+
+    plain, kept = (encoder.caption(batch, "va", 5, beams=beams) for beams in (1, 4))
+    for row in range(3):
+        for place in range(1, 5):
+            if known.eos not in plain[row, :place].tolist():
+                assert int(likelihoods(row, plain[row, :place]).argmax()) == int(plain[row, place])
+        assert whole(row, kept[row]) >= whole(row, plain[row]) - 1e-5
+    two = encoder.caption(batch, "v", 3, beams=known.size)[0]
+    looked = encoder.looked_at("v", {"v": encoder.frames(batch)})
+    seen = looked
+    best = max(
+        (
+            float(
+                first[word]
+                + (0 if word == known.eos else likelihoods(0, torch.tensor([known.bos, word])).max())
+            ),
+            word,
+        )
+        for first in [likelihoods(0, torch.tensor([known.bos]))]
+        for word in range(known.size)
+    )
+    assert int(two[1]) == best[1], "with all beginnings kept it is the likeliest of all"
 
 
 def test_errors_say_what_to_do(films):

@@ -164,6 +164,7 @@ class AudioEncoder(Encoder):
     """
 
     modality: ClassVar[str] = "audio"
+    at_once = 32
 
     def __init__(self, model: nn.Module, name: str, rate: int, bins: int, hop: int, dim: int):
         super().__init__()

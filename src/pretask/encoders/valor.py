@@ -126,6 +126,7 @@ class ValorEncoder(Encoder):
     """
 
     modality: ClassVar[str] = "film"
+    at_once = 64
     filters: Tensor
     words: Tensor
 
@@ -267,19 +268,35 @@ class ValorEncoder(Encoder):
         return self(batch)
 
     @torch.no_grad()
-    def caption(self, batch: Batch, keys: str, length: int) -> Int[Tensor, "batch length"]:
-        """Words for films, each the likeliest: a mask is put behind those there are, and replaced (section on
-        multimodal grouping captioning)."""
+    def caption(self, batch: Batch, keys: str, length: int, beams: int = 3) -> Int[Tensor, "batch length"]:
+        """Words for films: a mask is put behind those there are, and replaced (section on multimodal grouping
+        captioning); of each film so many beginnings are gone on with, the likeliest.
+
+        Args:
+            batch: films.
+            keys: what is looked at: `v`, `a` or `va`.
+            length: tokens at most.
+            beams: beginnings that are kept.
+        """
         tokens = {key: read(batch) for key, read in (("v", self.frames), ("a", self.sounds)) if key in keys}
-        seen, known = self.looked_at(keys, tokens), self.vocabulary
-        said = torch.full((len(seen), 1), int(known.bos or 0), device=seen.device)
-        over = torch.zeros(len(seen), dtype=torch.bool, device=seen.device)
+        seen, known = self.looked_at(keys, tokens).repeat_interleave(beams, 0), self.vocabulary
+        count, device = len(seen) // beams, seen.device
+        said = torch.full((count, beams, 1), int(known.bos or 0), device=device)
+        likely = torch.full((count, beams), -torch.inf, device=device)
+        likely[:, 0] = 0  # all beginnings are the same at first
+        over = torch.zeros(count, beams, dtype=torch.bool, device=device)
+        padding = F.one_hot(torch.tensor(known.pad, device=device), known.size).float().log()
         for _ in range(length - 1):
-            asked = F.pad(said, (0, 1), value=int(known.mask or 0))
+            asked = F.pad(said, (0, 1), value=int(known.mask or 0)).flatten(0, 1)
             feature = self.bert(Text(asked, torch.ones_like(asked, dtype=torch.bool)), seen)[:, -1]
-            word = self.logits(feature).argmax(1).masked_fill(over, known.pad)
-            said, over = torch.cat([said, word[:, None]], dim=1), over | (word == known.eos)
-        return said
+            step = self.logits(feature).float().log_softmax(1).unflatten(0, (count, beams))
+            total = likely[..., None] + torch.where(over[..., None], padding, step)
+            likely, best = total.flatten(1).topk(beams, dim=1)
+            parent, word = best // known.size, best % known.size
+            said = said.gather(1, parent[..., None].expand(-1, -1, said.shape[2]))
+            said = torch.cat([said, word[..., None]], dim=2)
+            over = over.gather(1, parent) | (word == known.eos)
+        return said[:, 0]
 
     def logits(self, feature: Float[Tensor, "*places width"]) -> Float[Tensor, "*places vocab"]:
         return self.model.words(feature, self.model.text.get_input_embeddings().weight)
