@@ -8,10 +8,12 @@ from PIL import Image
 
 from conftest import photo
 from pretask import open_data
-from pretask.data.films import look_at, read_frames
+from pretask.data.films import Film, look_at, read_frames
 from pretask.data.formats import Broken
+from pretask.data.images import Wishes
 from pretask.data.moving import MOTIONS, draw_scenes, event_at, render, sprites
-from pretask.data.pictures import Canvas
+from pretask.data.pictures import Canvas, Facts
+from pretask.data.video import Found, Window, clips_of
 from pretask.errors import DataError, UsageError
 
 av = pytest.importorskip("av")
@@ -124,6 +126,37 @@ def decoded_until_it_breaks(path):
     except av.FFmpegError:
         pass
     return found
+
+
+class Breaking:
+    """Videos of twelve frames, whatever their headers say: the second has five, the third none."""
+
+    names = ("whole", "five", "none")
+    there = (12, 5, 0)
+
+    def look(self, row):
+        return Film(12, 25.0, Facts((8, 8), 3))
+
+    def read(self, row, wanted):
+        for number in sorted(set(wanted)):
+            if number >= self.there[row]:
+                raise Broken("breaks off")
+            yield number, np.full((8, 8, 3), 10 * row + number, np.uint8)
+
+
+def test_headers_may_promise_more_than_there_is():
+    for cache, count in (("memory", 4), ("never", 9)):
+        wishes = Wishes(8, 3, 0.7, cache, 0)
+        dataset = clips_of(Found("films", Breaking()), Window(4, 1, 4), wishes, None, None)
+        assert len(dataset) == count, "three of the first, one of the second; else nothing was decoded yet"
+        video = dataset.batch(range(count))["video"]
+        values = {tuple(clip[0, :, 0, 0].tolist()) for clip in video}
+        assert values <= {(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11), (10, 11, 12, 13)}, "others stand in"
+        assert {item.path for item in dataset.skipped} == (
+            {"none"} if cache == "memory" else {"five", "none"}
+        )
+    with pytest.raises(DataError, match="breaks off"):
+        clips_of(Found("films", Breaking()), Window(4, 1, 4), Wishes(8, 3, 0.2, "memory", 0), None, None)
 
 
 def test_frames_in_folders(tmp_path):
