@@ -108,6 +108,11 @@ def naive(name: str, known: Known, z: np.ndarray) -> float:
             terms = [a * (math.log(a / b) if b else math.inf) for a, b in zip(p, q, strict=True) if a != 0]
             best = min(best, sum(terms))
         return -best
+    if name == "one-gaussian":
+        unit = np.stack([row / np.linalg.norm(row) for row in train])
+        off, mean = z / np.linalg.norm(z), unit.mean(0)
+        covariance = sum(np.outer(row - mean, row - mean) for row in unit) / len(unit)
+        return -(off - mean) @ np.linalg.pinv(covariance) @ (off - mean)
     if name == "knn":
         unit = [row / np.linalg.norm(row) for row in train]
         return -sorted(np.linalg.norm(z / np.linalg.norm(z) - row) for row in unit)[49]
@@ -125,7 +130,9 @@ def test_all_scores_are_larger_for_what_is_known(known):
     near, far = known.features[:200], known.features[:200] * -3 + 40 * normal(1, 24, seed=5)
     known = known._replace(head=head_of(fit_chosen((known.features.float(), known.labels)).model))
     found = score_all(known, {"near": near, "far": far})
-    assert set(found) == set(SCORES) and set(PAPER) | {"knn"} == set(SCORES) and len(PAPER) == 9
+    assert (
+        set(found) == set(SCORES) and set(PAPER) | {"knn", "one-gaussian"} == set(SCORES) and len(PAPER) == 9
+    )
     for name in ("residual", "vim", "mahalanobis", "knn"):
         assert auroc(found[name]["near"], found[name]["far"]) > 0.95, name
 

@@ -235,6 +235,18 @@ ROWS: tuple[Row, ...] = (
         "which picture of all is it whose patches were shuffled?",
     ),
     Row(
+        "mood",
+        "MOOD",
+        "image",
+        "pretask.methods.image.mood:MOOD",
+        "Rethinking Out-of-distribution (OOD) Detection: Masked Image Modeling is All You Need "
+        "(Li et al., CVPR 2023)",
+        "blocks of patches",
+        "which word of a frozen codebook stands at each hidden patch?",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
         "moodv2",
         "MOODv2",
         "image",

@@ -1,4 +1,4 @@
-"""How much a sample looks like the data one knows: ten scores from features and a linear head.
+"""How much a sample looks like the data one knows: eleven scores from features and a linear head.
 
 One orientation: the larger a score, the more in-distribution. Everything is computed in float64.
 The nine of MOODv2 (Li et al., 2024) follow its benchmark, which follows ViM's (Wang et al., CVPR 2022).
@@ -146,12 +146,25 @@ def mahalanobis(known: Known) -> Scorer:
     over M (Lee et al., NeurIPS 2018). A single class is a single Gaussian."""
     means = class_means(known)
     centred = known.features - means[known.labels.unique(return_inverse=True)[1]]
+    return nearest(centred, means)
+
+
+def nearest(centred: Float[Tensor, "items dim"], places: Float[Tensor, "places dim"]) -> Scorer:
+    """-min over places of the squared distance to one, by the pseudo-inverse of the covariance."""
     variance, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
     kept = variance > len(variance) * torch.finfo(variance.dtype).eps * variance[-1]
     white = axes[:, kept] / variance[kept].sqrt()  # P = white white^T: distances of whitened features
-    places = means @ white
     exact = "donot_use_mm_for_euclid_dist"  # products would cancel where P is large
-    return lambda z: -torch.cdist(z @ white, places, compute_mode=exact).amin(1).square()
+    return lambda z: -torch.cdist(z @ white, places @ white, compute_mode=exact).amin(1).square()
+
+
+def one_gaussian(known: Known) -> Scorer:
+    """-(u - mu)^T P (u - mu) of u = z / |z|, with the mean and the pseudo-inverse of the covariance (over M) of
+    all training features of length 1, whatever their labels (MOOD, Li et al., CVPR 2023)."""
+    unit = F.normalize(known.features, dim=1, eps=1e-10)
+    mean = unit.mean(0, keepdim=True)
+    score = nearest(unit - mean, mean)
+    return lambda z: score(F.normalize(z, dim=1, eps=1e-10))
 
 
 def kl_matching(known: Known) -> Scorer:
@@ -196,12 +209,13 @@ SCORES: dict[str, Callable[[Known], Scorer]] = {
     "mahalanobis": mahalanobis,
     "gradnorm": grad_norm,
     "knn": knn_distance,
+    "one-gaussian": one_gaussian,
 }
 
-HEADLESS = ("residual", "mahalanobis", "knn")
+HEADLESS = ("residual", "mahalanobis", "knn", "one-gaussian")
 """Scores that look at features alone."""
 
-PAPER = tuple(name for name in SCORES if name != "knn")
+PAPER = tuple(name for name in SCORES if name not in ("knn", "one-gaussian"))
 """MOODv2's nine."""
 
 

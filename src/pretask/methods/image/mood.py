@@ -1,0 +1,47 @@
+"""MOOD: masked image modelling makes the features by which strangers are told (Li et al., CVPR 2023).
+
+The pretext is BEiT's, as in MOODv2 with MOOD's own optimisation; what is new is how it is judged: by the distance
+of features of length 1 from one Gaussian over all that is known, labels or not. `pretask evaluate RUN --protocol
+ood` and `--protocol one-class` print it as `one-gaussian`. The discrete tokenizer is a k-means codebook here.
+"""
+
+from dataclasses import replace
+
+from pretask.encoders.image import PatchEncoder
+from pretask.methods.image.moodv2 import MOODv2
+from pretask.recipe import Recipe
+from pretask.task import Batch, Sheet, Step
+
+
+class MOOD(MOODv2):
+    """Masked image modelling with words: the encoder sees all places, blocks of them covered by a token.
+
+    The features it is judged by are the mean of the patches, `vit_...:global_pool=avg,fc_norm=false`.
+
+    Args:
+        encoder: a vision transformer; `beit_base_patch16_224` has the paper's relative positions. Unless
+            it is pretrained it starts as BEiT does.
+        teacher: whose features the words are found in: `pixels` are the patches themselves, otherwise a
+            frozen encoder (a run folder, `timm:NAME`, `open_clip:MODEL@WEIGHTS`, `transformers:NAME`).
+        words: size of the codebook; none takes 8192, and 512 for pictures of at most 64 pixels.
+        mask_ratio: share of the patches that is covered at most (75 of 196).
+        jitter: strength of the change of brightness, contrast and saturation; 0 leaves colours alone.
+    """
+
+    recipe = Recipe(
+        "adamw", lr=5e-4, batch_size=256, epochs=800, weight_decay=0.05, betas=(0.9, 0.999), warmup=5 / 800,
+        final_lr=1e-5 / 5e-4, clip=3.0,
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        encoder: PatchEncoder,
+        teacher: str = "pixels",
+        words: int | None = None,
+        mask_ratio: float = 0.3827,
+        jitter: float = 0.4,
+    ):
+        super().__init__(encoder, teacher, words, mask_ratio, jitter=jitter)
+
+    def preview(self, batch: Batch, step: Step) -> Sheet:
+        return replace(super().preview(batch, step), title="MOOD")
