@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from pretask.pretrain import DataSource
 
 __all__ = [
-    "advise", "compare", "describe_data", "embed", "evaluate", "export", "preview", "reinforce", "report", "shortcuts",
-    "train", "write_puzzles",
+    "advise", "compare", "describe_data", "embed", "evaluate", "export", "preview", "reinforce", "report",
+    "shortcuts", "train", "write_puzzles",
 ]  # fmt: skip
 
 PREVIEW_SAMPLES = 512  # of the data, for a picture of the puzzle

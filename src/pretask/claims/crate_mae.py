@@ -21,6 +21,7 @@ def layers(trained: Trained, bench: Bench) -> dict[str, float]:
         return {}
     x, _ = encoder.embed(bench.test.batch(range(min(SEEN, len(bench.test))))["image"].float() / 255)
     rates, zeros = [], []
+    block: Any
     for block in encoder.model.blocks:
         rates.append(float(subspace_rate(block.attn.project(block.norm1(x)))))
         x = block(x)

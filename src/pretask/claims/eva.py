@@ -26,7 +26,7 @@ def taught(name: str, image_size: int, patch_size: int, trained: bool) -> str:
     from pretask.methods.image.simclr import SimCLR
     from pretask.task import Step
 
-    encoder = build_encoder(name, image_size=image_size, patch_size=patch_size, seed=100)
+    encoder: Any = build_encoder(name, image_size=image_size, patch_size=patch_size, seed=100)
     if trained:
         data, task = open_data("photos", image_size=2 * image_size), SimCLR(encoder)
         optimiser = torch.optim.AdamW(task.parameters(), lr=1e-3)

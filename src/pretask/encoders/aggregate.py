@@ -57,7 +57,8 @@ class Aggregation(nn.Module):
 
     def gather(self, tokens: Float[Tensor, "sets tokens dim"]) -> Float[Tensor, "sets dim"]:
         """What the class token makes of each set of tokens: it alone asks, and it alone changes."""
-        x: Any = self.token.expand(len(tokens), -1, -1)
+        x = self.token.expand(len(tokens), -1, -1)
+        block: Any
         for block in self.blocks:
             y = block.norm1(torch.cat([x, tokens], dim=1))
             x = x + attend(block.attn, y[:, :1], y)

@@ -167,7 +167,8 @@ class Race:
 
     def all(self, slugs: list[str], max_steps: int, seeds: int) -> dict[str, Any]:
         """Round after round: the pick, how sure it is, and where each method came to."""
-        table, left = {}, slugs
+        table: dict[str, dict[str, Any]] = {}
+        left = slugs
         for number, (size, steps) in enumerate(rungs(len(slugs), max_steps), 1):
             repeats = range(seeds if steps == max_steps else 1)
             left = left[:size]

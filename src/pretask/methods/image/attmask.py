@@ -79,7 +79,7 @@ class AttMask(IBOT):
     def look(
         self, clean: Float[Tensor, "2*batch chans h w"]
     ) -> tuple[Features, Float[Tensor, "2*batch heads patches"]]:
-        return class_attention(self.teacher.encoder, clean)
+        return class_attention(self.teacher.encoder, clean)  # type: ignore[arg-type]
 
     def hide(
         self, batch: int, step: Step, attention: Float[Tensor, "2*batch heads patches"] | None = None

@@ -5,6 +5,7 @@ matrices of its own. Parts of the released model that its forward pass does not 
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -42,8 +43,9 @@ class CrateMAE(MAE):
             encoder, mask_ratio, normalise_target=normalise_target, decoder_depth=1, crop_scale=crop_scale
         )
         dim, blocks = encoder.dim, encoder.model.blocks
+        heads: Any = blocks[0].attn.num_heads  # type: ignore[union-attr]
         self.decoder = nn.Sequential(  # type: ignore[assignment]
-            *(CrateDecoderBlock(dim, blocks[0].attn.num_heads) for _ in blocks),  # type: ignore[union-attr]
+            *(CrateDecoderBlock(dim, heads) for _ in blocks),
             layer_norm(dim),
             nn.Linear(dim, self.num_values),
         )
