@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-
 from bench import gpu, table
 from bench.__main__ import CASES
 from bench.harness import RESULTS, Row, against, said, write
