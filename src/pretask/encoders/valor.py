@@ -268,7 +268,7 @@ class ValorEncoder(Encoder):
         return self(batch)
 
     @torch.no_grad()
-    def caption(self, batch: Batch, keys: str, length: int, beams: int = 3) -> Int[Tensor, "batch length"]:
+    def caption(self, batch: Batch, keys: str, length: int, beams: int = 3) -> Int[Tensor, "batch said"]:
         """Words for films: a mask is put behind those there are, and replaced (section on multimodal grouping
         captioning); of each film so many beginnings are gone on with, the likeliest.
 
@@ -296,6 +296,8 @@ class ValorEncoder(Encoder):
             said = said.gather(1, parent[..., None].expand(-1, -1, said.shape[2]))
             said = torch.cat([said, word[..., None]], dim=2)
             over = over.gather(1, parent) | (word == known.eos)
+            if over.all():
+                break
         return said[:, 0]
 
     def logits(self, feature: Float[Tensor, "*places width"]) -> Float[Tensor, "*places vocab"]:

@@ -21,6 +21,7 @@ from pretask.pretexts.text import Masked, Text, draw_mask, mask_each
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
 
+COLDEST = 1e-3  # the temperature is learned without bounds: below 0 likeness would turn into unlikeness
 ALONE = {
     "contra": ("heads.", "weighers.", "both.", "temperature"),
     "caption": ("words.", "places.", "kinds.", "fit."),
@@ -107,7 +108,7 @@ class Valor(PretextTask):
         found = []
         for group in groups:
             score = self.score(parts, group)
-            found.append(symmetric_nce(score, self.encoder.model.temperature))
+            found.append(symmetric_nce(score, self.encoder.model.temperature.clamp(min=COLDEST)))
             truth = torch.arange(len(score), device=score.device)
             step.metrics[f"found_{group}"] = (score.argmax(1) == truth).float().mean()
         return torch.stack(found).mean()
