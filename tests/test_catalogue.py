@@ -23,7 +23,10 @@ from pretask.task import Losses, PretextTask, Step
 
 COUNT, WORLD = 8, 2
 
-UNUSED: dict[str, tuple[str, ...]] = {"selfpatch": ("encoder.model.norm",)}
+UNUSED: dict[str, tuple[str, ...]] = {
+    "selfpatch": ("encoder.model.norm",),
+    "hiera": ("encoder.model.head.norm",),
+}
 """By slug: beginnings of the names of trainable parameters that get no gradient, and rightly so."""
 
 BEHIND_ZERO: dict[str, tuple[str, ...]] = {"lens": ("lens.edit.down", "lens.edit.up")}

@@ -41,6 +41,7 @@ ENCODERS = {
     "bare": "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2,class_token=false,global_pool=avg,fc_norm=false",
     "grid": "resnet10t:stem_width=8,channels=[16,32,48,64],zero_init_last=false",
     "crate": "vit_crate_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2",
+    "hiera": "hiera_tiny_224:embed_dim=16,stages=[1,1,1],q_pool=1",
     "denoiser": "unet:width=8,mults=[1,2]",
     "dictionary": "sparse_dictionary:atoms=12,side=8",
 }
@@ -265,6 +266,8 @@ OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
 def encoder(kind: str, chans: int = 3, side: int = SIDE) -> ImageEncoder:
     """A tiny encoder of a kind; patches of 4 pixels, or of 5 where 4 do not fit."""
     patch = (4 if side % 4 == 0 else 5) if kind in ("patches", "bare", "crate") else None
+    if kind == "hiera":
+        side = side // 8 * 8  # whole mask units
     return build(EncoderSpec(ENCODERS[kind], chans, side, patch))
 
 

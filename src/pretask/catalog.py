@@ -24,8 +24,8 @@ class Row(NamedTuple):
         asks: what the network is asked.
         encoder: the default encoder; a vision transformer where the method needs patches.
         needs: `patches` where only a vision transformer fits, `bare` where only one without class token
-            does, `crate` a white-box transformer, `denoiser` a diffusion model's network, `dictionary`
-            nothing but that, `any` otherwise.
+            does, `crate` a white-box transformer, `hiera` a hierarchical one, `denoiser` a diffusion model's
+            network, `dictionary` nothing but that, `any` otherwise.
         labels: whether its loss may read labels; to every other method they are not shown.
         kind: a `task` is trained; a `study` is run (`pretask study`), its path is `module:function`.
     """
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     hides: str
     asks: str
     encoder: str = "resnet18"
-    needs: Literal["any", "patches", "bare", "crate", "denoiser", "dictionary"] = "any"
+    needs: Literal["any", "patches", "bare", "crate", "hiera", "denoiser", "dictionary"] = "any"
     labels: bool = False
     kind: Literal["task", "study"] = "task"
 
@@ -167,6 +167,17 @@ ROWS: tuple[Row, ...] = (
         "what does a frozen network, best one of pictures and words, see there?",
         encoder=VIT,
         needs="patches",
+    ),
+    Row(
+        "hiera",
+        "Hiera",
+        "image",
+        "pretask.methods.image.hiera:Hiera",
+        "Hiera: A Hierarchical Vision Transformer without the Bells-and-Whistles (Ryali et al., ICML 2023)",
+        "most units of 32 pixels, before the first layer",
+        "which pixels were in the hidden units?",
+        encoder="hiera_tiny_224:q_pool=2",
+        needs="hiera",
     ),
     Row(
         "gmml",

@@ -252,6 +252,10 @@ def build(
             raise UsageError(
                 f"image size {spec.image_size} is not a multiple of patch size {spec.patch_size}"
             )
+    if spec.name.startswith("hiera"):
+        from pretask.encoders.hiera import settings
+
+        kwargs |= settings(spec)
     if spec.pool is not None:
         kwargs["global_pool"] = spec.pool
     try:
@@ -268,9 +272,7 @@ def build(
     ):
         shrink_stem(model)
     usual = statistics(model, spec.in_chans, pretrained)
-    encoder = (kind_of(spec.name) if is_patch else ConvEncoder)(
-        model, spec, mean or usual[0], std or usual[1]
-    )
+    encoder = kind_of(spec.name, is_patch)(model, spec, mean or usual[0], std or usual[1])
     encoder.pretrained = pretrained
     return encoder
 
@@ -288,13 +290,17 @@ def statistics(model: Any, in_chans: int, pretrained: bool) -> tuple[tuple[float
     )
 
 
-def kind_of(name: str) -> type[PatchEncoder]:
-    """The class that runs a vision transformer of this name."""
+def kind_of(name: str, is_patch: bool) -> type[ImageEncoder]:
+    """The class that runs a timm model of this name."""
     if name.startswith("beit"):
         from pretask.encoders.beit import BeitEncoder
 
         return BeitEncoder
-    return PatchEncoder
+    if name.startswith("hiera"):
+        from pretask.encoders.hiera import HieraEncoder
+
+        return HieraEncoder
+    return PatchEncoder if is_patch else ConvEncoder
 
 
 def build_for(
