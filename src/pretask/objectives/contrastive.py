@@ -191,16 +191,24 @@ def multi_positive(
         sum_positives: where the positives are brought together.
     """
     own, place = unit(embedding), own_places(len(embedding), embedding.device)
-    everyone = gather(own)
-    same = (group[:, None] == gather(group)).scatter_(1, place[:, None], False)  # (B, all)
-    count = same.sum(1)
+    everyone, groups = gather(own), gather(group)
     if sum_positives == "inside":
+        same = (group[:, None] == groups).scatter_(1, place[:, None], False)  # (B, all)
         logits = (own @ everyone.T / temperature).scatter(1, place[:, None], -torch.inf)
-        found = logits.masked_fill(~same & (count > 0)[:, None], -torch.inf)
+        found = logits.masked_fill(~same & same.any(1, keepdim=True), -torch.inf)
         return (logits.logsumexp(1) - found.logsumexp(1)).mean()
-    agreement = (own * (same.to(own.dtype) @ everyone)).sum(1) / count.clamp(min=1) / temperature
+    code = numbered(groups)
+    sums = torch.zeros_like(everyone).index_add(0, code, everyone)[code[place]] - own
+    count = torch.zeros_like(code).index_add_(0, code, torch.ones_like(code))[code[place]] - 1
+    agreement = (own * sums).sum(1) / count.clamp(min=1) / temperature * (count > 0)
     weight = (count > 0).to(own.dtype) / len(own)
     return log_sum_exp(own / temperature, everyone, weight, skip=place) - agreement.mean()
+
+
+def numbered(group: Int[Tensor, "rows"]) -> Int[Tensor, "rows"]:
+    """The same groups with numbers from 0 on, without asking a device how many there are."""
+    value, order = group.sort()
+    return torch.zeros_like(order).scatter_(0, order, (value.diff(prepend=value[:1]) != 0).cumsum(0))
 
 
 def bank_nce(probability: Float[Tensor, "batch 1+negatives"], num_samples: int) -> Float[Tensor, ""]:
