@@ -180,6 +180,18 @@ ROWS: tuple[Row, ...] = (
         needs="hiera",
     ),
     Row(
+        "memmc-mae",
+        "MemMC-MAE",
+        "image",
+        "pretask.methods.image.memmc_mae:MemMCMAE",
+        "Unsupervised Anomaly Detection in Medical Images with a Memory-augmented Multi-level Cross-attentional "
+        "Masked Autoencoder (Tian et al., 2022)",
+        "three quarters of the patches of pictures that are all normal",
+        "which pixels were in the hidden patches? Where the answer is unlike, something is not normal",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
         "gmml",
         "GMML",
         "image",

@@ -29,11 +29,21 @@ def project(
 
 
 def attend(
-    attn: Any, asking: Float[Tensor, "batch asking dim"], asked: Float[Tensor, "batch asked dim"]
+    attn: Any,
+    asking: Float[Tensor, "batch asking dim"],
+    asked: Float[Tensor, "batch asked dim"],
+    memory: tuple[Float[Tensor, "slots dim"], Float[Tensor, "slots dim"]] | None = None,
 ) -> Float[Tensor, "batch asking dim"]:
-    """A timm attention layer whose queries come from some tokens, its keys and values from others."""
+    """A timm attention layer whose queries come from some tokens, its keys and values from others, and from a
+    memory of keys and values, if there is one, that no token made."""
     (query,) = project(attn, asking, slice(0, 1))
     key, value = project(attn, asked, slice(1, 3))
+    if memory is not None:
+        kept = (part.unflatten(1, (attn.num_heads, -1)).transpose(0, 1) for part in memory)
+        key, value = (
+            torch.cat([own, part.expand(len(own), -1, -1, -1)], dim=2)
+            for own, part in zip((key, value), kept, strict=True)
+        )
     mixed = F.scaled_dot_product_attention(query, key, value)
     return attn.proj_drop(attn.proj(attn.norm(mixed.transpose(1, 2).flatten(2))))
 

@@ -1,0 +1,129 @@
+"""MemMC-MAE's attention with memory, its gates and its score, against loops."""
+
+import math
+
+import pytest
+import torch
+
+from pretask.encoders import build_encoder
+from pretask.encoders.attention import attend
+from pretask.errors import UsageError
+from pretask.methods.image.memmc_mae import GatedLevels, MemMCMAE, likeness
+from pretask.objectives.reconstruction import patchify
+from pretask.pretexts.masks import take
+from pretask.task import Step
+
+VIT = "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2"
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make(**options):
+    torch.manual_seed(0)
+    return MemMCMAE(build_encoder(VIT, image_size=32, patch_size=4, seed=0), **options)
+
+
+def batch(count: int = 3):
+    return {"image": torch.rand(count, 3, 40, 40, generator=generator(5))}
+
+
+def test_memory_is_more_keys_and_values_that_no_token_made():
+    attn = build_encoder(VIT, image_size=32).double().model.blocks[0].attn
+    x = torch.randn(2, 5, 32, dtype=torch.float64, generator=generator())
+    keys, values = torch.randn(2, 3, 32, dtype=torch.float64, generator=generator(1))
+    out = torch.zeros_like(x)
+    for n in range(2):
+        heads = []
+        for h in range(2):
+            rows = slice(16 * h, 16 * h + 16)
+            q, k, v = (
+                x[n] @ attn.qkv.weight[32 * p : 32 * p + 32][rows].T
+                + attn.qkv.bias[32 * p : 32 * p + 32][rows]
+                for p in range(3)
+            )
+            k, v = torch.cat([k, keys[:, rows]]), torch.cat([v, values[:, rows]])
+            heads.append((q @ k.T / math.sqrt(16)).softmax(1) @ v)
+        out[n] = attn.proj(torch.cat(heads, 1))
+    assert torch.allclose(attend(attn, x, x, (keys, values)), out, atol=1e-10)
+
+
+def test_gates_weigh_each_level_channel_by_channel():
+    torch.manual_seed(0)
+    layer = GatedLevels(32, 3).double()
+    x = torch.randn(2, 6, 32, dtype=torch.float64, generator=generator())
+    levels = [torch.randn(2, 4, 32, dtype=torch.float64, generator=generator(n)) for n in (1, 2, 3)]
+    total = torch.zeros_like(x)
+    for level, gate in zip(levels, layer.gates, strict=True):
+        found = attend(layer.attn, x, level)
+        for n in range(2):
+            for i in range(6):
+                alpha = torch.sigmoid(gate.weight @ torch.cat([x[n, i], found[n, i]]) + gate.bias)
+                total[n, i] += alpha * found[n, i] / math.sqrt(3)
+    assert torch.allclose(layer(x, levels), total, atol=1e-10)
+
+
+def test_without_memory_the_encoder_is_the_encoder():
+    task = make(memory=0)
+    image, order = task.hide(batch(), Step.at())
+    last, outputs = task.encode(image, order)
+    assert torch.allclose(last, task.encoder(image, visible=order.visible).tokens, atol=1e-5)
+    assert len(outputs) == 2 and len(make(levels="last").seen) == 1
+
+
+def test_memories_are_drawn_as_in_the_paper_and_learn():
+    task = make(memory=400)
+    assert task.keys[0].std().item() == pytest.approx(32**-0.5, rel=0.05)
+    assert task.values[0].std().item() == pytest.approx(400**-0.5, rel=0.05)
+    task.loss(batch(), Step.at())["reconstruction"].backward()
+    assert all(p.grad.abs().sum() > 0 for p in (*task.keys, *task.values))
+
+
+def test_the_loss_is_on_plain_pixels_of_hidden_patches():
+    task = make()
+    loss = task.loss(batch(), Step.at(seed=3))["reconstruction"]
+    image, order = task.hide(batch(), Step.at(seed=3))
+    truth = take(patchify(image, 4), order.hidden)
+    errors = take(task.predict(image, order), order.hidden) - truth
+    assert loss.item() == pytest.approx(errors.square().mean().item(), rel=1e-5)
+    assert truth.min() >= 0 and truth.max() <= 1
+
+
+def test_likeness_is_one_with_oneself_and_uses_the_scales_there_are():
+    x = torch.rand(4, 3, 32, 32, generator=generator())
+    assert torch.allclose(likeness(x, x), torch.ones(4), atol=1e-5)
+    close = likeness((x + 0.02 * torch.randn(x.shape, generator=generator(1))).clamp(0, 1), x)
+    far = likeness(torch.rand(x.shape, generator=generator(2)), x)
+    assert (close > far + 0.2).all()
+    with pytest.raises(UsageError, match="11 pixels"):
+        likeness(x[..., :8, :8], x[..., :8, :8])
+
+
+def test_one_scale_is_ssim_by_hand():
+    x, y = torch.rand(2, 1, 1, 16, 16, dtype=torch.float64, generator=generator(3))
+    taps = [math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)]
+    window = torch.tensor([[a * b for b in taps] for a in taps], dtype=torch.float64)
+    window /= window.sum()
+    values = []
+    for r in range(6):  # only where the whole window lies in the picture
+        for c in range(6):
+            a, b = x[0, 0, r : r + 11, c : c + 11], y[0, 0, r : r + 11, c : c + 11]
+            ma, mb = (window * a).sum(), (window * b).sum()
+            va, vb = (window * a * a).sum() - ma**2, (window * b * b).sum() - mb**2
+            ab = (window * a * b).sum() - ma * mb
+            c1, c2 = 0.01**2, 0.03**2
+            values.append((2 * ma * mb + c1) * (2 * ab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
+    assert likeness(x, y).item() == pytest.approx(torch.stack(values).mean().item(), abs=0.02)
+
+
+def test_the_score_is_drawn_from_the_generator_alone():
+    task = make().eval()
+    image = torch.rand(3, 3, 32, 32, generator=generator())
+    first, again = (task.score(image, generator(7), masks=2) for _ in range(2))
+    assert torch.equal(first, again) and first.shape == (3,) and (first > 0).all()
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UsageError, match="levels"):
+        make(levels="none")
