@@ -1,0 +1,1 @@
+"""The rows of the catalogue, a file a kind of data. Nothing here imports torch or a method."""
