@@ -97,7 +97,7 @@ CASES = (
     Growth("views over the batch", views, (64, 128, 256), 1.0, 1.0),
     Growth("farthest point sampling over the points", sampling, (1024, 4096, 16384), 1.0, 1.0),
     Growth("nearest points over the points", near_points, (1024, 4096, 16384), 1.0, 1.0),
-    Growth("nearest neighbours over the bank", bank, (10_000, 20_000, 40_000), 1.0, 1.0),
+    Growth("nearest neighbours over the bank", bank, (40_000, 80_000, 160_000), 1.0, 1.0),
     Growth("an epoch's order over the pictures", order, (100_000, 400_000, 1_600_000), 1.0),
 )
 

@@ -65,7 +65,7 @@ def agreement(views: list[Tensor]) -> str:
         weights = [p for name, p in task.projector.named_parameters() if name != "0.bias"]
         for ours, theirs in zip(weights, model.head.parameters(), strict=True):
             theirs.copy_(ours)
-        loss = nt_xent(*(task.project(view) for view in views), 0.5)
+        loss = nt_xent(*(task.compared(view) for view in views), 0.5)
         theirs = NTXentLoss(0.5)(*(model(task.encoder.normalise(view)) for view in views))
     return same(float(loss), {"lightly": float(theirs)}, 1e-4)
 

@@ -40,7 +40,7 @@ def imports_nothing_heavy() -> str:
 
 
 def measure(toy: bool = False) -> list[Row]:
-    rounds = 1 if toy else 7
+    rounds = 1 if toy else 3
     note = imports_nothing_heavy()
     pretask = [sys.executable, "-m", "pretask"]
     runs = {
@@ -50,7 +50,7 @@ def measure(toy: bool = False) -> list[Row]:
     peers = {} if toy else {name: command(str(HERE / script), "--help") for name, script in PEERS.items()}
     found = {name: run for name, run in peers.items() if works(run)}
     missing = ", ".join(sorted(set(PEERS) - set(found)))
-    taken = alternate({**runs, **found}, rounds, 0.0, 0 if toy else 1, children)
+    taken = alternate({**runs, **found}, rounds, 0.0, 0, children)
     others = {f"{name} --help": taken[name] for name in found}
     bare = {"an empty Python": taken["python"]}
     note += f"; not found: {missing}" if missing else ""
