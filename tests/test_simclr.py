@@ -59,7 +59,7 @@ def test_the_two_views_are_drawn_apart_and_again_at_each_step():
 
 def test_both_views_are_of_the_same_picture():
     task = SimCLR(encoder())
-    task.view = ViewSpec(32)
+    task.first = task.second = ViewSpec(32)
     flat = torch.arange(6).div(5).view(6, 1, 1, 1).expand(-1, 3, 40, 40)
     views = task.views({"image": flat}, Step.at(0))
     torch.testing.assert_close(views.mean((1, 2, 3)), torch.arange(6).div(5).repeat(2))
@@ -88,7 +88,7 @@ def test_chance_counts_the_pictures_of_the_joined_batch():
 def test_defaults_follow_the_picture_and_the_encoder():
     small, large = SimCLR(encoder()), SimCLR(encoder(image_size=96))
     assert (small.temperature, large.temperature) == (0.5, 0.1)  # CIFAR-10's and ImageNet's best
-    assert (small.view.blur, large.view.blur) == (0.0, 0.5)
+    assert (small.first.blur, large.first.blur) == (0.0, 0.5)
     assert small.projector[0].out_features == small.encoder.dim
     assert small.projector[3].out_features == 128
     assert small.recipe.optimizer == "lars" and SimCLR(encoder(VIT)).recipe.optimizer == "adamw"

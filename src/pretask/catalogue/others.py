@@ -3,7 +3,10 @@
 from pretask.catalogue.row import Row
 
 TEXT = "xlm-roberta:num_hidden_layers=4,hidden_size=256,num_attention_heads=4,intermediate_size=1024"
-VIDEO_TEXT = "video=space_time_vit:embed_dim=192,depth=6,num_heads=3;text=distilbert:dim=192,n_layers=3,n_heads=3,hidden_dim=768"
+VIDEO_TEXT = (
+    "video=space_time_vit:embed_dim=192,depth=6,num_heads=3;"
+    "text=distilbert:dim=192,n_layers=3,n_heads=3,hidden_dim=768"
+)
 
 ROWS = (
     Row(

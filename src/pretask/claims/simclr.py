@@ -9,7 +9,7 @@ from pretask.studies.claim import SMALL_RESNET, Arm, Claim, Comparison
 
 def without_colour(encoder: Any) -> SimCLR:
     task = SimCLR(encoder)
-    task.view = replace(task.view, jitter=0.0, grey=0.0)
+    task.first = task.second = replace(task.first, jitter=0.0, grey=0.0)
     return task
 
 
