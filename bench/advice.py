@@ -98,11 +98,40 @@ def run(
     return result
 
 
+PAGE = Path(__file__).parents[1] / "docs" / "advice.md"
+COLUMNS = ("data", "Spearman: mean rank", "RankMe", "alpha-ReQ", "LiDAR", "pick", "best by a linear probe",
+           "the pick falls short by", "and beats the average method by")  # fmt: skip
+
+
+def write_page(result: dict[str, Any], page: Path = PAGE) -> None:
+    """Put the results between the two comments of a page."""
+    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
+    for row in result["sets"]:
+        rho, linear = row["spearman"], {slug: own["linear"] for slug, own in row["methods"].items()}
+        cells = [
+            row["data"], *(f"{rho[name]:+.2f}" for name in ("mean rank", "rankme", "alpha_req", "lidar")),
+            f"{row['pick']} ({linear[row['pick']]:.1%})", f"{row['best']} ({linear[row['best']]:.1%})",
+            f"{row['short of the best']:.1%}", f"{row['better than the average method']:+.1%}",
+        ]  # fmt: skip
+        lines.append(" | ".join(cells))
+    table = "\n".join(f"| {line} |" for line in lines)
+    how = (
+        f"\n\n{len(result['sets'][0]['methods'])} methods ({', '.join(result['sets'][0]['methods'])}), "
+        f"`{result['encoder']}`, {result['steps']} steps of {result['batch_size']}, {result['seeds']} seed(s), "
+        f"{result['machine']['cpu']}, {result['threads']} thread(s)."
+    )
+    start, end = "<!-- results -->", "<!-- /results -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(start)
+    page.write_text(f"{before}{start}\n{table}{how}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--data", nargs="*", default=SETS)
     given = parser.parse_args()
-    for row in run(tuple(given.data), steps=given.steps, seeds=given.seeds)["sets"]:
+    found = run(tuple(given.data), steps=given.steps, seeds=given.seeds)
+    write_page(found)
+    for row in found["sets"]:
         print(json.dumps({key: value for key, value in row.items() if key != "methods"}))
