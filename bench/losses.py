@@ -1,6 +1,6 @@
 """Losses, forward and backward: seconds, and the memory of the tensors a call makes.
 
-Each is first shown to give the peers' value. pretask has no SwAV, Barlow Twins or VICReg to compare.
+Each is first shown to give the peers' value. SwAV, Barlow Twins and VICReg are not among them yet.
 """
 
 from __future__ import annotations
