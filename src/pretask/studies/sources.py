@@ -6,6 +6,7 @@ import ast
 import hashlib
 import subprocess
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import pretask
@@ -50,12 +51,23 @@ def closure(modules: Iterable[str]) -> set[Path]:
         path = path_of(waiting.pop())
         if path is not None and path not in seen:
             seen.add(path)
-            waiting += imported(ast.parse(path.read_text(encoding="utf-8")))
+            waiting += imports(path, path.stat().st_mtime_ns)
     return seen
+
+
+@lru_cache(maxsize=4096)
+def imports(path: Path, changed: int) -> tuple[str, ...]:
+    """Names of our own modules that a file imports; `changed` is when it was written last."""
+    return tuple(imported(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def digest(path: Path) -> str:
     """A hash of what a file does: comments, docstrings and layout are left out."""
+    return digest_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def digest_of(path: Path, changed: int) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
