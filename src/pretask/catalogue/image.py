@@ -271,6 +271,15 @@ ROWS = (
         needs="bare",
     ),
     Row(
+        "jigclu",
+        "Jigsaw clustering",
+        "image",
+        "pretask.methods.image.jigclu:JigClu",
+        "Jigsaw Clustering for Unsupervised Visual Representation Learning (Chen et al., CVPR 2021)",
+        "which picture each piece of a montage is from, and from where in it",
+        "which pieces belong together, and where in their picture were they?",
+    ),
+    Row(
         "pirl",
         "PIRL",
         "image",
