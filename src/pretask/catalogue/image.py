@@ -343,6 +343,16 @@ ROWS = (
         labels=True,
     ),
     Row(
+        "lorot",
+        "LoRot",
+        "image",
+        "pretask.methods.image.lorot:LoRot",
+        "Tailoring Self-Supervision for Supervised Learning (Moon, Kim, Heo, ECCV 2022)",
+        "how a part of a picture was turned, while its class is learned",
+        "of which class is it, and by which right angle was a part of it turned?",
+        labels=True,
+    ),
+    Row(
         "ssdl",
         "SSDL",
         "image",

@@ -12,10 +12,9 @@ stream and of the replay, before their augmentation. This is the one method here
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from math import log
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +27,12 @@ from pretask.encoders.batch_norm import untracked
 from pretask.encoders.branch import Branch
 from pretask.encoders.image import ImageEncoder
 from pretask.errors import UsageError
+from pretask.methods.classifying import Classifying
 from pretask.objectives.continual import (
     asymmetric_cross_entropy,
     asymmetric_mask,
     present_classes,
 )
-from pretask.objectives.distributed import gather
 from pretask.objectives.memory import Reservoir
 from pretask.pretexts import draw
 from pretask.pretexts.permutation import draw_moves, shuffle_tiles
@@ -41,7 +40,7 @@ from pretask.pretexts.rotation import rotate_by, rotate_each
 from pretask.pretexts.shift import apply_shift, draw_shift
 from pretask.pretexts.views import centre_view
 from pretask.recipe import Recipe
-from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
+from pretask.task import Batch, Losses, Panel, Question, Sheet, Step
 
 BORDER = 4  # pixels a picture may be moved by
 ALL_ORDERS = 4  # up to so many tiles all permutations are asked for
@@ -127,7 +126,7 @@ class Puzzle(nn.Module):
         return -(1 - moved) * log(1 - moved) - moved * log(moved / (self.classes - 1))
 
 
-class CLER(PretextTask):
+class CLER(Classifying):
     """Learn classes one task after another in a single pass, with replay and a pretext beside them.
 
     Args:
@@ -183,41 +182,18 @@ class CLER(PretextTask):
         self.recipe = replace(self.recipe, tasks=num_tasks)
         if hasattr(encoder, "patch_size"):  # transformers do not learn under plain SGD
             self.recipe = replace(self.recipe, optimizer="adamw", lr=3e-4)
-        # the number of classes is known only to the data: weights of the last layer as if drawn here
-        self.classifier_seed = int(torch.randint(2**31, ()))
         self.noted: list[tuple[Tensor, Tensor]] = []
 
     @property
     def asked(self) -> list[Puzzle]:
         return [puzzle for puzzle in self.puzzles if isinstance(puzzle, Puzzle)]
 
-    def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
-        highest = -1
-        for batch in batches:
-            if "label" not in batch:
-                raise UsageError(
-                    "cler learns classes one after another and these data have no labels: put the files into "
-                    "one folder a class"
-                )
-            highest = max(highest, int(batch["label"].max()))
-        if highest >= 0:
-            device = next(self.parameters()).device
-            self.make_classifier(int(gather(torch.tensor([highest + 1], device=device)).max()))
-
     def make_classifier(self, classes: int) -> None:
         """The last layer, and a note for each class whether it has been seen."""
-        device = next(self.encoder.parameters()).device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.classifier_seed)
-            self.classifier = nn.Linear(self.encoder.dim, classes).to(device)
-        self.register_buffer("seen", torch.zeros(classes, dtype=torch.long, device=device))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """A checkpoint knows the number of classes even where the data are not at hand."""
-        weight = state_dict.get(prefix + "classifier.weight")
-        if weight is not None and (not hasattr(self, "classifier") or len(weight) != len(self.seen)):
-            self.make_classifier(len(weight))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super().make_classifier(classes)
+        self.register_buffer(
+            "seen", torch.zeros(classes, dtype=torch.long, device=self.classifier.weight.device)
+        )
 
     def pictures(self, batch: Batch) -> Pictures:
         """What is remembered and transformed: the middle square, not augmented."""
@@ -241,10 +217,7 @@ class CLER(PretextTask):
         return puzzle.transform(image - mean, answer) + mean, answer.to(image.device)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
-        if not hasattr(self, "classifier"):
-            raise UsageError(
-                "call prepare(batches, num_samples) first: cler must know how many classes there are"
-            )
+        self.check_prepared()
         image, labels = self.pictures(batch), require(batch, "label", 1)
         present = present_classes(labels, len(self.seen))
         seen = present | (self.seen > 0)

@@ -1,0 +1,111 @@
+"""LoRot: beside its class a picture is asked how a part of it was turned (Moon, Kim, Heo, ECCV 2022).
+
+The class is asked of the same, partly turned picture; one forward pass serves both heads.
+"""
+
+from dataclasses import replace
+from math import log
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pretask.data.batch import require
+from pretask.encoders.image import ImageEncoder
+from pretask.methods.classifying import Classifying
+from pretask.pretexts import draw
+from pretask.pretexts.local_rotation import draw_square, turn_quadrants, turn_square
+from pretask.pretexts.views import ViewSpec, apply_view, draw_view
+from pretask.recipe import Recipe
+from pretask.task import Batch, Losses, Panel, Question, Sheet, Step
+
+
+class LoRot(Classifying):
+    """Learn classes, and by how many right angles a square of each picture was turned.
+
+    Args:
+        encoder: any image encoder.
+        where: `implicit` turns a square anywhere, the same for a batch, and asks for the turn (4 answers);
+            `explicit` turns one quadrant of each picture and asks for both (16 answers, of which 4 look alike).
+        rotation_weight: of that question beside the classes.
+        crop_scale: area of the random crop, as a share of the picture's.
+    """
+
+    encoder: ImageEncoder
+    recipe = Recipe(
+        "adam",
+        lr=1e-3,
+        lr_batch=0,
+        batch_size=64,
+        epochs=100,
+        weight_decay=0.0,
+        betas=(0.5, 0.999),
+        warmup=0.0,
+    )
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        where: Literal["implicit", "explicit"] = "implicit",
+        rotation_weight: float = 0.5,
+        crop_scale: tuple[float, float] = (0.6, 1.0),
+    ):
+        super().__init__(encoder)
+        self.where, self.answers = where, 4 if where == "implicit" else 16
+        self.weights = {"classes": 1.0, "rotation": rotation_weight}
+        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5)
+        self.head = nn.Linear(encoder.dim, self.answers)
+        if hasattr(encoder, "patch_size"):
+            self.recipe = replace(self.recipe, optimizer="adamw", betas=(0.9, 0.999), weight_decay=0.05)
+
+    def puzzle(
+        self, batch: Batch, step: Step
+    ) -> tuple[Float[Tensor, "batch chans s s"], Float[Tensor, "batch chans s s"], Int[Tensor, "batch"]]:
+        """Partly turned pictures, the same pictures as they were, and the answers: turns, or 4 quadrant + turns."""
+        image = require(batch, "image", 4)
+        view = draw_view(self.view, len(image), step.generator, batch.get("size"))
+        image = apply_view(self.view, image, view)
+        turns = draw.integers(4, (len(image),), step.generator).to(image.device)
+        if self.where == "implicit":
+            square = draw_square(image.shape[-1], step.generator)
+            return turn_square(image, square, turns), image, turns
+        quadrant = draw.integers(4, (len(image),), step.generator).to(image.device)
+        return turn_quadrants(image, quadrant, turns), image, 4 * quadrant + turns
+
+    def loss(self, batch: Batch, step: Step) -> Losses:
+        self.check_prepared()
+        turned, _, answer = self.puzzle(batch, step)
+        seen = self.encoder(turned).pooled
+        logits, told = self.classifier(seen), self.head(seen)
+        label = require(batch, "label", 1)
+        step.metrics["accuracy"] = (logits.argmax(1) == label).float().mean()
+        step.metrics["rotation_accuracy"] = (told.argmax(1) == answer).float().mean()
+        return {"classes": F.cross_entropy(logits, label), "rotation": F.cross_entropy(told, answer)}
+
+    def question(self, batch: Batch, step: Step) -> Question:
+        turned, _, answer = self.puzzle(batch, step)
+        return Question(turned, torch.arange(len(turned), device=turned.device), answer)
+
+    def preview(self, batch: Batch, step: Step) -> Sheet:
+        turned, image, answer = self.puzzle(batch, step)
+        told = self.head(self.encoder(turned).pooled).argmax(1)
+        corner = ("top left ", "top right ", "bottom left ", "bottom right ")
+
+        def words(code: int) -> str:
+            return (corner[code // 4] if self.where == "explicit" else "") + f"by {90 * (code % 4)}°"
+
+        rows = [
+            [
+                Panel("what it sees", a),
+                Panel(f"answer: {words(int(said))}", a, "answer"),
+                Panel(f"turned {words(int(true))}", b, "truth"),
+            ]
+            for a, b, said, true in zip(turned, image, told, answer, strict=True)
+        ]
+        return Sheet("LoRot", "Of which class is it, and how was a part of it turned?", rows)
+
+    def chance(self, batch_size: int) -> dict[str, float]:
+        known = {"rotation": log(self.answers)}
+        return known | ({"classes": log(len(self.classifier.weight))} if hasattr(self, "classifier") else {})
