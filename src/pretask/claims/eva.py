@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from pretask.methods.image.eva import EVA
-from pretask.studies.claim import SMALL_VIT, Arm, Claim, Comparison
+from pretask.studies.claim import QUICK, SMALL_VIT, Arm, Claim, Comparison
 
 TEACHER_STEPS = 300
 
 
 @lru_cache(maxsize=4)
-def taught(name: str, image_size: int, patch_size: int, trained: bool) -> str:
+def taught(name: str, image_size: int, patch_size: int, steps: int) -> str:
     """A teacher in a file: a network of the student's kind, after contrast on embedded pictures, or as it began."""
     from pretask.data import open_data
     from pretask.encoders import build_encoder
@@ -27,12 +27,12 @@ def taught(name: str, image_size: int, patch_size: int, trained: bool) -> str:
     from pretask.task import Step
 
     encoder: Any = build_encoder(name, image_size=image_size, patch_size=patch_size, seed=100)
-    if trained:
+    if steps:
         data, task = open_data("photos", image_size=2 * image_size), SimCLR(encoder)
         optimiser = torch.optim.AdamW(task.parameters(), lr=1e-3)
-        for index in range(TEACHER_STEPS):
+        for index in range(steps):
             rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(index))[:64]
-            loss = task.total(task.loss(data.batch(rows), Step.at(index, TEACHER_STEPS)))
+            loss = task.total(task.loss(data.batch(rows), Step.at(index, steps)))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -43,8 +43,9 @@ def taught(name: str, image_size: int, patch_size: int, trained: bool) -> str:
 
 def predicting(trained: bool) -> Any:
     def make(encoder: Any) -> EVA:
+        steps = (1 if QUICK.get() else TEACHER_STEPS) if trained else 0
         with torch.enable_grad():
-            return EVA(encoder, taught(SMALL_VIT, encoder.image_size, encoder.patch_size, trained))
+            return EVA(encoder, taught(SMALL_VIT, encoder.image_size, encoder.patch_size, steps))
 
     return make
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     MakeTask = Callable[[nn.Module], PretextTask]
     Measure = Callable[["Trained", Bench], Mapping[str, Tensor | float]]
     Compute = Callable[[int], Mapping[str, Tensor | float]]
+
+QUICK: ContextVar[bool] = ContextVar("QUICK", default=False)
+"""Whether a claim is only shown to run: what an arm does besides its own steps it then does briefly."""
 
 SMALL_VIT = "vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4"
 SMALL_RESNET = "resnet10t:stem_width=16,channels=[32,64,128,256]"

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pretask.run import write_text
 from pretask.studies.bench import Bench, Desk, Trial, run_trial
+from pretask.studies.claim import QUICK as IS_QUICK
 from pretask.studies.claim import Claim, Comparison, Theory, find_claim
 from pretask.studies.effect import RULE, effect, judge, overall
 from pretask.studies.sources import library_hash, method_sources, revision
@@ -63,8 +64,12 @@ def run_claim(
     count = claim.seeds if seeds is None else seeds
     bench = Bench.of(claim, console.print) if isinstance(claim, Claim) else Desk(claim)
     if quick:
-        with tempfile.TemporaryDirectory() as folder:
-            trials = run_trials(slug, bench, count, Path(folder), console)
+        token = IS_QUICK.set(True)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                trials = run_trials(slug, bench, count, Path(folder), console)
+        finally:
+            IS_QUICK.reset(token)
         return {"slug": slug, "quick": True, "data": bench.facts, "arms": values(trials)}
     trials = run_trials(slug, bench, count, Path(work), console)
     result = {

@@ -153,9 +153,14 @@ class MixedAE(MAE):
         each, mixed = (part.repeat_interleave(self.sources, dim=0) for part in (prefix, tokens))
         return self.decoder(take(mixed, self.own(puzzle)), each, self.unmix(puzzle))
 
+    def whole(self, batch: Batch) -> Batch:
+        """As many samples as make whole groups, to look at."""
+        count = len(require(batch, "image", 4)) // self.sources * self.sources
+        return {key: value[:count] if isinstance(value, Tensor) else value for key, value in batch.items()}
+
     def question(self, batch: Batch, step: Step) -> Question:
         """The first missing patch of each picture, from the mix."""
-        puzzle = self.puzzle(batch, step)
+        puzzle = self.puzzle(self.whole(batch), step)
         truth, order = self.patches(puzzle.image), self.unmix(puzzle)
         mix = self.mix(puzzle, truth).repeat_interleave(self.sources, dim=0)
         source = torch.arange(len(mix), device=mix.device)
@@ -172,9 +177,7 @@ class MixedAE(MAE):
         return self.assemble(filled, filled[:, :0], Shuffle(every, every[:, :0], every))
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
-        whole = len(require(batch, "image", 4)) // self.sources * self.sources
-        batch = {key: value[:whole] if isinstance(value, Tensor) else value for key, value in batch.items()}
-        puzzle = self.puzzle(batch, step)
+        puzzle = self.puzzle(self.whole(batch), step)
         truth, order = self.patches(puzzle.image), self.unmix(puzzle)
         visible, hidden = take(truth, order.visible), take(truth, order.hidden)
         rebuilt = self.decode(*self.encode(puzzle), puzzle).to(hidden.dtype)
