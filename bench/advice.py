@@ -27,7 +27,7 @@ from pretask.studies.claim import SMALL_VIT
 from pretask.studies.compare import trained
 
 METHODS = ("rotation", "simclr", "mae", "colorization", "dino", "ibot", "pirl")
-SETS = ("cifar10_subset", "clothing_small", "grocery_store")
+SETS = ("cifar10_subset", "clothing_small/images", "grocery_store/images")
 EMBEDDED = "digits-on-textures"
 MOST = 5000  # samples with labels
 
@@ -88,7 +88,9 @@ def run(
             print(f"{name} is not among the data sets: left out", flush=True)
             continue
         dataset = open_data(place, image_size=32)
-        rows.append({**on(dataset, methods, steps, batch, seeds, work / name), "data": name})
+        rows.append(
+            {**on(dataset, methods, steps, batch, seeds, work / name), "data": name.partition("/")[0]}
+        )
     result = {
         "case": "advice", "encoder": SMALL_VIT, "steps": steps, "batch_size": batch, "seeds": seeds,
         "machine": machine(), "threads": torch.get_num_threads(), "sets": rows,
