@@ -81,6 +81,23 @@ def test_a_race_goes_on_where_it_stopped(labels, tmp_path):
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("encoder.safetensors")}
 
 
+def test_what_cannot_learn_from_the_data_is_left_out(tmp_path):
+    data = open_data("digits", limit=100)  # grey
+    settings = {
+        "encoder": TINY,
+        "out": tmp_path,
+        "max_steps": 2,
+        "batch_size": 10,
+        "seeds": 1,
+        "labels": False,
+    }
+    found = api.advise(["rotation", "mixedae", "simclr"], data, **settings)
+    assert set(found["left_out"]) == {"mixedae"} and "multiple" in found["left_out"]["mixedae"]
+    assert {row["method"] for row in found["rows"]} == {"rotation", "simclr"}
+    with pytest.raises(UsageError, match="fewer than two.*mixedae"):
+        api.advise(["mixedae", "rotation"], data, **settings)
+
+
 def test_one_method_is_no_race(tmp_path):
     with pytest.raises(UsageError, match="two methods"):
         api.advise(["rotation"], "digits", out=tmp_path)

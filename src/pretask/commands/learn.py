@@ -186,6 +186,8 @@ def advise(
         return
     columns = tuple(dict.fromkeys(name for row in found["rows"] for name in row))
     print_table("the race", columns, [[row.get(name) for name in columns] for row in found["rows"]])
+    for slug, why in found["left_out"].items():
+        typer.echo(f"left out: {slug}: {why}")
     typer.echo(
         f"\npick: {found['pick']}, judged by {found['by']} scores of '{found['encoder']}'; it comes first in "
         f"{found['sure']:.0%} of resampled last rounds"

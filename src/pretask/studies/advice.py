@@ -165,21 +165,41 @@ class Race:
         done = trained(folder, slug, self.dataset, self.encoder, {}, seed, shared, self.overwrite)
         return look(done.load_encoder(), test_part(self.dataset, 0), self.labels)
 
+    def round(
+        self, slugs: list[str], steps: int, seeds: int
+    ) -> tuple[dict[str, list[Evidence]], dict[str, str]]:
+        """What each method leaves to be judged by; and why some cannot learn from these data."""
+        found: dict[str, list[Evidence]] = {}
+        unfit: dict[str, str] = {}
+        for slug in slugs:
+            try:
+                found[slug] = [self.run(slug, steps, seed) for seed in range(seeds)]
+            except UsageError as error:
+                unfit[slug] = str(error)
+        return found, unfit
+
     def all(self, slugs: list[str], max_steps: int, seeds: int) -> dict[str, Any]:
-        """Round after round: the pick, how sure it is, and where each method came to."""
+        """Round after round: the pick, how sure it is, and where each method came to.
+
+        Raises:
+            UsageError: fewer than two methods can learn from these data.
+        """
         table: dict[str, dict[str, Any]] = {}
+        left_out: dict[str, str] = {}
         left = slugs
         for number, (size, steps) in enumerate(rungs(len(slugs), max_steps), 1):
-            repeats = range(seeds if steps == max_steps else 1)
-            left = left[:size]
-            evidence = {slug: [self.run(slug, steps, seed) for seed in repeats] for slug in left}
+            evidence, unfit = self.round(left[:size], steps, seeds if steps == max_steps else 1)
+            left_out |= unfit
+            if len(evidence) < 2:
+                reasons = "; ".join(f"{slug}: {why}" for slug, why in left_out.items())
+                raise UsageError(f"fewer than two of the methods can learn from these data: {reasons}")
             scores = {slug: averaged([one.scores() for one in trials]) for slug, trials in evidence.items()}
             ranks = dict(zip(scores, mean_ranks(list(scores.values())), strict=True))
             for slug, own in scores.items():
                 table[slug] = {"method": slug, "round": number, "steps": steps, "rank": ranks[slug], **own}
-            left = sorted(left, key=lambda slug: ranks[slug])
+            left = sorted(evidence, key=lambda slug: ranks[slug])
         order = sorted(table.values(), key=lambda row: (-row["round"], row["rank"]))
-        return {"pick": left[0], "sure": sureness(evidence, left[0]), "rows": order}
+        return {"pick": left[0], "sure": sureness(evidence, left[0]), "rows": order, "left_out": left_out}
 
 
 def advise(
@@ -217,8 +237,8 @@ def advise(
 
     Returns:
         `pick`; `sure`, the share of bootstrap draws that it wins in the last round; `by`, what it was judged
-        by (few-shot or label-free); `encoder`; and `rows`, of each method the last round it was in, with its
-        steps, scores and mean rank there.
+        by (few-shot or label-free); `encoder`; `rows`, of each method the last round it was in, with its
+        steps, scores and mean rank there; and `left_out`, methods that cannot learn from these data, and why.
 
     Raises:
         UsageError: fewer than two methods, or methods that do not fit together.
