@@ -104,6 +104,17 @@ ROWS = (
         "patches",
     ),
     Row(
+        "simmim",
+        "SimMIM",
+        "image",
+        "pretask.methods.image.simmim:SimMIM",
+        "SimMIM: A Simple Framework for Masked Image Modeling (Xie et al., CVPR 2022)",
+        "squares of a picture, under a token",
+        "which pixels were there?",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
         "colormae",
         "ColorMAE",
         "image",

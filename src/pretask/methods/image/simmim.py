@@ -1,0 +1,86 @@
+"""SimMIM: large squares are covered by a token, and one linear layer says what was there (Xie et al., CVPR 2022)."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from pretask.encoders.image import PatchEncoder
+from pretask.errors import UsageError
+from pretask.methods.image.mae import MAE
+from pretask.objectives.reconstruction import patchify
+from pretask.pretexts import draw
+from pretask.pretexts.masks import Shuffle, random_mask, take
+from pretask.pretexts.views import ViewSpec
+from pretask.recipe import Recipe
+from pretask.task import Batch, Losses, Sheet, Step
+
+
+class SimMIM(MAE):
+    """Tell the pixels of covered squares, which the encoder sees as a mask token.
+
+    Args:
+        encoder: a vision transformer.
+        mask_ratio: share of the squares that is covered, rounded up.
+        unit: side of a square in patches; none takes 2 (32 pixels of 224) where the grid is even, else 1.
+        crop_scale: area of the random crop, as a share of the picture's.
+    """
+
+    recipe = Recipe(
+        "adamw", lr=1e-4, lr_batch=512, batch_size=2048, epochs=800, weight_decay=0.05, betas=(0.9, 0.999),
+        warmup=20 / 800, clip=5.0,
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        encoder: PatchEncoder,
+        mask_ratio: float = 0.6,
+        unit: int | None = None,
+        crop_scale: tuple[float, float] = (0.67, 1.0),
+    ):
+        rows, columns = encoder.grid
+        unit = unit or (2 if rows % 2 == columns % 2 == 0 else 1)
+        if rows % unit or columns % unit:
+            raise UsageError(f"unit {unit} does not divide the {rows} x {columns} patches of a picture")
+        squares = rows // unit * (columns // unit)
+        covered = -int(-squares * mask_ratio // 1)
+        if not 0 < covered < squares:
+            raise UsageError(
+                f"mask_ratio {mask_ratio} covers {covered} of {squares} squares; some must be covered and some not"
+            )
+        positions = encoder.model.pos_embed.detach().clone()
+        super().__init__(encoder, 0.5, normalise_target=False, decoder_depth=1, crop_scale=crop_scale)
+        self.unit, self.squares, self.covered = unit, squares, covered
+        self.num_hidden = covered * unit**2
+        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5, interpolation="bicubic")
+        if not encoder.pretrained:  # it learns its positions, as MAE does not
+            encoder.model.pos_embed.data.copy_(positions)
+            encoder.model.pos_embed.requires_grad_(True)
+        self.decoder = nn.Linear(encoder.dim, self.num_values)  # type: ignore[assignment]
+        self.mask_token = nn.Parameter(torch.zeros(encoder.dim))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def draw_mask(self, batch: int, step: Step) -> Bool[Tensor, "batch patches"]:
+        """Whole squares."""
+        noise = draw.uniform((batch, self.squares), step.generator)
+        grid = [side // self.unit for side in self.encoder.grid]
+        squares = random_mask(noise, self.covered).unflatten(1, grid)
+        return squares.repeat_interleave(self.unit, 1).repeat_interleave(self.unit, 2).flatten(1)
+
+    def rebuild(self, image: Tensor, order: Shuffle) -> Float[Tensor, "batch hidden values"]:
+        hidden = order.restore >= order.visible.shape[1]
+        tokens = self.encoder(image, hidden=hidden, mask_token=self.mask_token).tokens
+        return self.decoder(take(tokens, order.hidden))
+
+    def loss(self, batch: Batch, step: Step) -> Losses:
+        image, order = self.hide(batch, step)
+        truth = take(patchify(self.encoder.normalise(image), self.encoder.patch_size), order.hidden)
+        return {"pixels": F.l1_loss(self.rebuild(image, order), truth)}
+
+    def preview(self, batch: Batch, step: Step) -> Sheet:
+        return replace(super().preview(batch, step), title="SimMIM")
+
+    def chance(self, batch_size: int) -> dict[str, float]:
+        return {}
