@@ -17,6 +17,26 @@ ROWS = (
         "by which of four right angles was the picture turned?",
     ),
     Row(
+        "jigsaw",
+        "Jigsaw",
+        "image",
+        "pretask.methods.image.jigsaw:Jigsaw",
+        "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles (Noroozi & Favaro, ECCV 2016), "
+        "as set up in Revisiting Self-Supervised Visual Representation Learning (Kolesnikov et al., 2019)",
+        "the order of nine patches",
+        "in which of a hundred orders are they?",
+    ),
+    Row(
+        "relative-location",
+        "Relative patch location",
+        "image",
+        "pretask.methods.image.relative_location:RelativeLocation",
+        "Unsupervised Visual Representation Learning by Context Prediction (Doersch et al., ICCV 2015), as set up "
+        "in Revisiting Self-Supervised Visual Representation Learning (Kolesnikov et al., 2019)",
+        "where a patch lies",
+        "where is it, seen from the middle one?",
+    ),
+    Row(
         "simclr",
         "SimCLR",
         "image",
