@@ -37,6 +37,16 @@ ROWS = (
         "where is it, seen from the middle one?",
     ),
     Row(
+        "exemplar",
+        "Exemplar",
+        "image",
+        "pretask.methods.image.exemplar:Exemplar",
+        "Discriminative Unsupervised Feature Learning with Exemplar Convolutional Neural Networks (Dosovitskiy et "
+        "al., TPAMI 2016), as set up in Revisiting Self-Supervised Visual Representation Learning (2019)",
+        "place, size and colours of a crop",
+        "which of many crops are of the same picture?",
+    ),
+    Row(
         "simclr",
         "SimCLR",
         "image",

@@ -77,11 +77,10 @@ class PatchPuzzle(PretextTask):
         return cut(image, patch_corners(places, self.cell, "rows"), self.patch)
 
     def embedded(self, patches: Float[Tensor, "batch 9 chans patch patch"]) -> Float[Tensor, "batch 9 dim"]:
-        """Every patch encoded once, standardised: (x - mean) / max(std, 1 / sqrt(n))."""
+        """Every patch encoded once, standardised."""
         flat = patches.flatten(0, 1)
         self.encoder.normalise(flat[:1])  # says so where the channels do not fit
-        mean, std = flat.mean((1, 2, 3), keepdim=True), flat.std((1, 2, 3), correction=0, keepdim=True)
-        flat = (flat - mean) / std.clamp(min=flat[0].numel() ** -0.5)
+        flat = standardised(flat)
         if self.shown != self.patch:
             flat = F.interpolate(flat, (self.shown, self.shown), mode="bilinear", align_corners=False)
         seen = self.encoder(flat * self.encoder.std + self.encoder.mean)  # which the encoder takes away again
@@ -120,3 +119,9 @@ class PatchPuzzle(PretextTask):
 
     def chance(self, batch_size: int) -> dict[str, float]:
         return {"order": log(len(self.orders))}
+
+
+def standardised(image: Float[Tensor, "n chans h w"]) -> Float[Tensor, "n chans h w"]:
+    """Each picture (x - mean) / max(std, 1 / sqrt(values)), as TensorFlow does it."""
+    mean, std = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), correction=0, keepdim=True)
+    return (image - mean) / std.clamp(min=image[0].numel() ** -0.5)

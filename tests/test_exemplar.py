@@ -1,0 +1,55 @@
+"""Exemplar and its triplets against the loops of TensorFlow's definition."""
+
+import pytest
+import torch
+
+import tiny
+from pretask.methods.image.exemplar import Exemplar
+from pretask.objectives.triplets import semi_hard_triplets
+from pretask.task import Step
+
+
+def naive(z, group, margin):
+    total, pairs = 0.0, 0
+    for a in range(len(z)):
+        apart = [float((z[a] - z[j]).square().sum()) for j in range(len(z))]
+        negatives = [apart[j] for j in range(len(z)) if group[j] != group[a]]
+        for p in range(len(z)):
+            if p != a and group[p] == group[a]:
+                farther = [d for d in negatives if d > apart[p]]
+                negative = min(farther) if farther else max(negatives)
+                total += max(0.0, apart[p] - negative + margin)
+                pairs += 1
+    return total / pairs
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
+def test_negatives_are_semi_hard(scale):
+    generator = torch.Generator().manual_seed(0)
+    group = torch.arange(4).repeat(3)
+    z = torch.randn(4, 5, dtype=torch.float64, generator=generator).repeat(3, 1)
+    z = z + scale * torch.randn(12, 5, dtype=torch.float64, generator=generator)
+    assert semi_hard_triplets(z, group, 0.5).item() == pytest.approx(naive(z, group, 0.5))
+
+
+def test_gradients_are_those_of_the_chosen_triplets():
+    group = torch.arange(3).repeat(2)
+    z = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: semi_hard_triplets(x, group, 0.5), (z,))
+
+
+def test_all_copies_of_a_picture_are_grey_or_none():
+    torch.manual_seed(0)
+    task = Exemplar(tiny.encoder("grid"))
+    batch = {"image": torch.rand(200, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
+    views = task.shown(batch, Step.at()).unflatten(0, (8, 200))
+    grey = (views[:, :, 0] - views[:, :, 1]).abs().amax((2, 3)) < 1e-6
+    assert torch.equal(grey.all(0), grey.any(0)) and 0.55 < grey[0].float().mean() < 0.77
+
+
+@pytest.mark.parametrize(("normalise", "axis"), [("features", 1), ("batch", 0)])
+def test_embeddings_are_normalised_along_the_axis_asked_for(normalise, axis):
+    torch.manual_seed(0)
+    task = Exemplar(tiny.encoder("grid"), normalise=normalise, embedding_dim=7)
+    z = task.embedded(task.shown(tiny.images(4), Step.at()))
+    assert torch.allclose(z.norm(dim=axis), torch.ones(z.shape[1 - axis]), atol=1e-5)
