@@ -24,6 +24,8 @@ def text(results: Path) -> str:
     parts = []
     for path in sorted(results.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
+        if "rows" not in result:  # no comparison of speed
+            continue
         machine = result["machine"]
         place = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
         lines = [
