@@ -2,29 +2,17 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from pretask.encoders.ema import follow, teacher_of
+from pretask.encoders.ema import follow
 from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
-from pretask.methods.image.two_views import TwoViews, byol_views
+from pretask.methods.image.two_views import Target, TwoViews, byol_views
 from pretask.objectives.contrastive import unit
 from pretask.objectives.distillation import cosine
 from pretask.pretexts.views import SMALL_IMAGE
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Step
-
-
-class Target(nn.Module):
-    """Encoder and projector again, named alike, so that they can follow parameter by parameter; batch
-    normalisation in them uses the statistics of what they see themselves."""
-
-    def __init__(self, encoder: ImageEncoder, projector: nn.Module):
-        super().__init__()
-        self.encoder, self.projector = teacher_of(encoder), teacher_of(projector)
-
-    def forward(self, views: Float[Tensor, "views chans h w"]) -> Float[Tensor, "views dim"]:
-        return self.projector(self.encoder(views).pooled)
 
 
 class BYOL(TwoViews):

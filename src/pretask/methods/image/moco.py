@@ -13,8 +13,7 @@ from torch import Tensor
 from pretask.encoders.ema import follow
 from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
-from pretask.methods.image.byol import Target
-from pretask.methods.image.two_views import TwoViews, moco_view
+from pretask.methods.image.two_views import Target, TwoViews, moco_view
 from pretask.objectives.contrastive import info_nce
 from pretask.objectives.memory import Queue
 from pretask.pretexts.views import SMALL_IMAGE

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretask.data.batch import require
+from pretask.encoders.ema import teacher_of
 from pretask.encoders.image import ImageEncoder
 from pretask.pretexts.views import SMALL_IMAGE, View, ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
@@ -70,6 +71,18 @@ class TwoViews(PretextTask):
             for row, answer in enumerate(found)
         ]
         return Sheet(self.title, "Which crop comes from the same picture?", rows)
+
+
+class Target(nn.Module):
+    """Encoder and projector again, named alike, so that they can follow parameter by parameter; batch
+    normalisation in them uses the statistics of what they see themselves."""
+
+    def __init__(self, encoder: ImageEncoder, projector: nn.Module):
+        super().__init__()
+        self.encoder, self.projector = teacher_of(encoder), teacher_of(projector)
+
+    def forward(self, views: Float[Tensor, "views chans h w"]) -> Float[Tensor, "views dim"]:
+        return self.projector(self.encoder(views).pooled)
 
 
 def moco_view(encoder: ImageEncoder, scale: tuple[float, float] = (0.2, 1.0)) -> ViewSpec:
