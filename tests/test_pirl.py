@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from pretask.encoders import build_encoder
+from pretask.encoders.stride import patch_geometry
 from pretask.errors import UsageError
-from pretask.methods.image.pirl import PIRL, patch_geometry
+from pretask.methods.image.pirl import PIRL
 from pretask.task import Step
 
 VIT = "vit_tiny_patch16_224:depth=2,embed_dim=24,num_heads=2"

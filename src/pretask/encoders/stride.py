@@ -1,8 +1,11 @@
-"""How coarse an encoder's places are."""
+"""How coarse an encoder's places are, and sizes of patches and crops that suit it."""
 
 import torch
 
 from pretask.encoders.image import ImageEncoder
+from pretask.errors import UsageError
+from pretask.pretexts.patches import SIDE
+from pretask.pretexts.views import SMALL_IMAGE
 
 
 @torch.no_grad()
@@ -16,3 +19,32 @@ def stride(encoder: ImageEncoder) -> int:
     grid = encoder.eval()(like.new_zeros(1, encoder.in_chans, size, size)).grid
     encoder.train(training)
     return -(-size // grid[0])
+
+
+def patch_geometry(encoder: ImageEncoder) -> tuple[int, int, int]:
+    """Sides of the crop, of a cell and of a patch: 255, 85 and 64 for 224 pixels, 33, 11 and 8 for 32.
+
+    Raises:
+        UsageError: no whole patch of the transformer fits into a cell.
+    """
+    size, whole = encoder.image_size, getattr(encoder, "patch_size", 1)
+    cell = -(-size // SIDE) if size <= SMALL_IMAGE else round(size * 255 / 224 / SIDE)
+    patch = max(round(0.75 * cell / whole), 1) * whole
+    if patch >= cell:
+        raise UsageError(f"a cell of {cell} pixels holds no patch of {whole}: use a smaller --patch-size")
+    return SIDE * cell, cell, patch
+
+
+def local_side(encoder: ImageEncoder, size: int | None) -> int:
+    """Side of a local crop: 3/7 of the picture's (half up to 64 pixels), in whole patches.
+
+    Raises:
+        UsageError: the given size has no whole patches.
+    """
+    patch = getattr(encoder, "patch_size", 1)
+    if size is None:
+        share = 1 / 2 if encoder.image_size <= SMALL_IMAGE else 3 / 7
+        return max(round(encoder.image_size * share / patch), 1) * patch
+    if size % patch:
+        raise UsageError(f"local_size {size} is not a multiple of the encoder's patch size {patch}")
+    return size

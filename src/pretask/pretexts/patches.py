@@ -9,6 +9,7 @@ from torch import Tensor
 from pretask.pretexts import draw
 
 Order = Literal["columns", "rows"]
+SIDE = 3  # cells a row and a column, of all puzzles with patches
 
 
 def draw_jitter(

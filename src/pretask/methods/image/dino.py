@@ -14,7 +14,7 @@ from pretask.encoders.ema import follow, teacher_of
 from pretask.encoders.features import Features
 from pretask.encoders.heads import PrototypeHead
 from pretask.encoders.image import ImageEncoder
-from pretask.errors import UsageError
+from pretask.encoders.stride import local_side
 from pretask.objectives.distillation import Centre, cosine, entropy, linear_warmup, sharpen, view_loss
 from pretask.objectives.gradients import clip_each
 from pretask.pretexts import draw
@@ -202,18 +202,3 @@ class DINO(PretextTask):
 
     def chance(self, batch_size: int) -> dict[str, float]:
         return {"cls": log(self.prototypes)}
-
-
-def local_side(encoder: ImageEncoder, size: int | None) -> int:
-    """Side of a local crop: 3/7 of the picture's (half up to 64 pixels), in whole patches.
-
-    Raises:
-        UsageError: the given size has no whole patches.
-    """
-    patch = getattr(encoder, "patch_size", 1)
-    if size is None:
-        share = 1 / 2 if encoder.image_size <= SMALL_IMAGE else 3 / 7
-        return max(round(encoder.image_size * share / patch), 1) * patch
-    if size % patch:
-        raise UsageError(f"local_size {size} is not a multiple of the encoder's patch size {patch}")
-    return size

@@ -6,8 +6,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pretask.encoders.image import ImageEncoder
-from pretask.methods.image.patch_puzzle import PATCHES, SIDE, PatchPuzzle
+from pretask.methods.image.patch_puzzle import PATCHES, PatchPuzzle
 from pretask.pretexts import draw
+from pretask.pretexts.patches import SIDE
 from pretask.pretexts.permutation import far_apart, from_tiles, unshuffle
 from pretask.task import Batch, Panel, Sheet, Step
 

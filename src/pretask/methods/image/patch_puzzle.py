@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.image import ImageEncoder
-from pretask.encoders.stride import stride
-from pretask.methods.image.pirl import SIDE, patch_geometry
+from pretask.encoders.stride import patch_geometry, stride
 from pretask.methods.image.two_views import TRANSFORMER
 from pretask.pretexts import draw
-from pretask.pretexts.patches import cut, draw_jitter, patch_corners
+from pretask.pretexts.patches import SIDE, cut, draw_jitter, patch_corners
 from pretask.pretexts.permutation import from_tiles
 from pretask.pretexts.views import SMALL_IMAGE, ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe

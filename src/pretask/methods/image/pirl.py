@@ -12,21 +12,20 @@ from torch import Tensor, nn
 from pretask.data.batch import require
 from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
-from pretask.encoders.stride import stride
+from pretask.encoders.stride import patch_geometry, stride
 from pretask.errors import UsageError
 from pretask.objectives.contrastive import bank_cross_entropy, bank_nce, bank_probability, unit
 from pretask.objectives.memory import MemoryBank, Partition
 from pretask.pretexts import draw
 from pretask.pretexts.enhance import draw_enhancement, enhance
-from pretask.pretexts.patches import cut, draw_jitter, patch_corners
+from pretask.pretexts.patches import SIDE, cut, draw_jitter, patch_corners
 from pretask.pretexts.permutation import from_tiles, shuffle
 from pretask.pretexts.photometric import gaussian_blur, jitter, luma, where
 from pretask.pretexts.rotation import rotate_each
-from pretask.pretexts.views import SMALL_IMAGE, ViewSpec, apply_view, draw_view
+from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
-SIDE = 3  # cells a row and a column
 MANY = 100_000  # pictures from which on nce is the default
 ENHANCED = 0.66  # probability of the photometric changes
 COLOURS: dict[str, dict[str, Any]] = {
@@ -232,17 +231,3 @@ class JigsawHead(nn.Module):
 
     def forward(self, patches: Float[Tensor, "9*batch dim"]) -> Float[Tensor, "batch width"]:
         return self.join(self.each(patches).view(len(patches) // SIDE**2, -1))
-
-
-def patch_geometry(encoder: ImageEncoder) -> tuple[int, int, int]:
-    """Sides of the crop, of a cell and of a patch: 255, 85 and 64 for 224 pixels, 33, 11 and 8 for 32.
-
-    Raises:
-        UsageError: no whole patch of the transformer fits into a cell.
-    """
-    size, whole = encoder.image_size, getattr(encoder, "patch_size", 1)
-    cell = -(-size // SIDE) if size <= SMALL_IMAGE else round(size * 255 / 224 / SIDE)
-    patch = max(round(0.75 * cell / whole), 1) * whole
-    if patch >= cell:
-        raise UsageError(f"a cell of {cell} pixels holds no patch of {whole}: use a smaller --patch-size")
-    return SIDE * cell, cell, patch

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pretask.data.batch import require
 from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
-from pretask.methods.image.dino import local_side
+from pretask.encoders.stride import local_side
 from pretask.methods.image.two_views import TwoViews
 from pretask.objectives.contrastive import unit
 from pretask.objectives.distillation import view_loss
