@@ -236,6 +236,7 @@ def build(
     import pretask.encoders.colour_net  # noqa: F401 - registers itself with timm
     import pretask.encoders.crate  # noqa: F401 - so does this
     import pretask.encoders.dictionary  # noqa: F401 - and this
+    import pretask.encoders.vgg  # noqa: F401 - and this, which brings revnet
 
     if spec.name == "unet":
         from pretask.encoders.denoiser import Denoiser
@@ -264,12 +265,7 @@ def build(
         near = get_close_matches(spec.name, timm.list_models(), n=5, cutoff=0.5)
         hint = f"; timm has for instance: {', '.join(near)}" if near else ""
         raise UsageError(f"encoder '{spec.name}' with {kwargs}: {error}{hint}") from error
-    if (
-        not is_patch
-        and hasattr(model, "conv1")
-        and hasattr(model, "maxpool")
-        and spec.image_size <= SMALL_IMAGE
-    ):
+    if not is_patch and spec.image_size <= SMALL_IMAGE:
         shrink_stem(model)
     usual = statistics(model, spec.in_chans, pretrained)
     encoder = kind_of(spec.name, is_patch)(model, spec, mean or usual[0], std or usual[1])
@@ -331,8 +327,8 @@ def build_for(
 
 def shrink_stem(model: nn.Module) -> None:
     """A ResNet's first layers for small pictures: 3x3, stride 1, no pooling (SimCLR, appendix B.9)."""
-    old = model.conv1
-    if not isinstance(old, nn.Conv2d):
-        return
-    model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=False)
-    model.maxpool = nn.Identity()
+    for root, conv, pool in ((model, "conv1", "maxpool"), (getattr(model, "stem", None), "conv", "pool")):
+        old = getattr(root, conv, None)
+        if isinstance(root, nn.Module) and isinstance(old, nn.Conv2d) and hasattr(root, pool):
+            setattr(root, conv, nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False))
+            setattr(root, pool, nn.Identity())
