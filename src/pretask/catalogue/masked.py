@@ -108,6 +108,17 @@ ROWS = (
         needs="hiera",
     ),
     Row(
+        "correlational-image-modeling",
+        "CIM",
+        "image",
+        "pretask.methods.image.correlational_image_modeling:CIM",
+        "Correlational Image Modeling for Self-Supervised Visual Pre-Training (Li et al., CVPR 2023)",
+        "where crops were, and how they were turned and recoloured",
+        "which of the picture's pixels does the crop show?",
+        encoder=VIT,
+        needs="patches",
+    ),
+    Row(
         "memmc-mae",
         "MemMC-MAE",
         "image",

@@ -45,6 +45,25 @@ class LastBlock(Block):
         return x + self.mlp(self.norm2(x))
 
 
+class CrossBlock(Block):
+    """A block in which some tokens ask and others are asked, both normalised by the same layer (CIM)."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__(dim, num_heads, qkv_bias=True, norm_layer=layer_norm)
+        self.apply(xavier_linear)
+        for part in (
+            self.attn.qkv.weight[:dim],
+            self.attn.qkv.weight[dim:],
+        ):  # two layers in the official code
+            nn.init.xavier_uniform_(part)
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "batch asking dim"], others: Float[Tensor, "batch asked dim"]
+    ) -> Float[Tensor, "batch asking dim"]:
+        x = x + attend(self.attn, self.norm1(x), self.norm1(others))
+        return x + self.mlp(self.norm2(x))
+
+
 class TokenDecoder(nn.Module):
     """Transformer over visible tokens and mask tokens (He et al., CVPR 2022, section 3).
 

@@ -1,6 +1,7 @@
 """Fixed position embeddings."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,3 +24,15 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> Float[Tensor, "places dim"]:
         raise ValueError(f"a 2-D sine-cosine table needs a width divisible by 4, not {dim}")
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     return torch.cat([sincos_1d(dim // 2, columns), sincos_1d(dim // 2, rows)], dim=1).float()
+
+
+def resized(
+    table: Float[Tensor, "places dim"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "new_places dim"]:
+    """Positions for another grid, bicubic and not antialiased, with DINO's 0.1 in the scale (official code of
+    DINO and CIM): it shifts what is looked up a little."""
+    if old == new:
+        return table
+    scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
+    grid = table.T.view(1, -1, *old)
+    return F.interpolate(grid, scale_factor=scale, mode="bicubic")[0].flatten(1).T
