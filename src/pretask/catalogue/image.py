@@ -46,6 +46,15 @@ ROWS = (
         "which of many crops are of the same picture?",
     ),
     Row(
+        "instdisc",
+        "Instance discrimination",
+        "image",
+        "pretask.methods.image.instdisc:InstDisc",
+        "Unsupervised Feature Learning via Non-Parametric Instance Discrimination (Wu et al., CVPR 2018)",
+        "place, size and colours of a crop",
+        "which picture of all is it?",
+    ),
+    Row(
         "simclr",
         "SimCLR",
         "image",
@@ -53,6 +62,17 @@ ROWS = (
         "A Simple Framework for Contrastive Learning of Visual Representations (Chen et al., ICML 2020)",
         "place, size and colours of a crop",
         "which two of the batch's crops come from one picture?",
+    ),
+    Row(
+        "scatsimclr",
+        "ScatSimCLR",
+        "image",
+        "pretask.methods.image.scatsimclr:ScatSimCLR",
+        "ScatSimCLR: Self-Supervised Contrastive Learning with Pretext Task Regularization for Small-Scale Datasets "
+        "(Kinakh, Taran, Voloshynovskiy, ICCV workshops 2021)",
+        "place, size and colours of a crop, and which way is up or where its tiles belong",
+        "which two crops come from one picture, and how was it turned or shuffled?",
+        "scatnet8",
     ),
     Row(
         "byol",
