@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pretask.data.arrays import from_arrays, from_npy, from_npz
@@ -18,9 +19,10 @@ from pretask.data.formats import EXTENSIONS
 from pretask.data.items import from_items, from_torchvision
 from pretask.data.layout import hidden, read_layout, walk
 from pretask.data.lists import from_list
+from pretask.data.masks import Masks, pair
 from pretask.data.shards import expand, from_shards
 from pretask.data.source import Source
-from pretask.data.stores import Files, Zip
+from pretask.data.stores import Files, Store, Zip
 from pretask.data.tables import SUFFIXES, from_tables
 from pretask.errors import DataError
 
@@ -80,7 +82,7 @@ def from_folder(root: Path) -> Source:
     everything = list(walk(root))
     names, ignored = sift(everything)
     if names:
-        return Source(str(root), Files(root, names), *read_layout(names), ignored)
+        return with_masks(str(root), names, ignored, lambda some: Files(root, some))
     for suffixes, reader in ((SUFFIXES, from_tables), ((".tar",), lambda _, p: from_shards(str(root), p))):
         if paths := [root / name for name in sorted(everything) if name.lower().endswith(suffixes)]:
             return reader(root, paths)
@@ -101,7 +103,21 @@ def from_zip(path: Path) -> Source:
     names, ignored = sift(name for name in members if not any(map(hidden, name.split("/"))))
     if not names:
         raise empty(path, ignored)
-    return Source(str(path), Zip(path, names), *read_layout(names), ignored)
+    return with_masks(str(path), names, ignored, lambda some: Zip(path, some))
+
+
+def with_masks(
+    where: str, names: list[str], ignored: dict[str, int], store: Callable[[Iterable[str]], Store]
+) -> Source:
+    """Pictures as their names say what they are, and the masks beside them."""
+    pictures, masks = pair(names)
+    source = Source(where, store(pictures), *read_layout(pictures), ignored)
+    if masks:
+        files = sorted(set(masks.values()))
+        place = {name: row for row, name in enumerate(files)}
+        rows = torch.tensor([place[masks[name]] if name in masks else -1 for name in pictures])
+        source.masks = Masks(store(files), rows)
+    return source
 
 
 READERS: dict[str, Callable[[Path, int | None], Source]] = {

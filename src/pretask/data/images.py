@@ -12,15 +12,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pretask.data.dataset import Dataset, Skipped, check_broken, no_split, part_of, spread
+from pretask.data.dataset import Dataset, Samples, Skipped, check_broken, no_split, part_of, spread
 from pretask.data.decode import PROBED, Lazy, load, memory_budget, probe, threads
 from pretask.data.find import find_source
 from pretask.data.layout import encode_labels
+from pretask.data.masks import Masked
 from pretask.data.pictures import Canvas, Facts, value_range
 from pretask.data.shards import expand, streamed
 from pretask.data.source import Source
 from pretask.data.stores import Store
-from pretask.data.stream import Samples, Stream, read_shard
+from pretask.data.stream import Samples as ShardSamples
+from pretask.data.stream import Stream, read_shard
 from pretask.errors import DataError
 
 log = logging.getLogger("pretask.data")
@@ -109,11 +111,16 @@ def decoded(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> Dataset
     in_memory = wishes.cache == "memory" or (wishes.cache == "auto" and needed <= memory_budget())
     tried = rows if in_memory else rows[spread(len(rows), PROBED)]
     memory, broken = load(found.store, canvas, tried.tolist())
+    samples: Samples = memory if in_memory else Lazy(found.store, canvas)
+    if found.masks is not None:
+        numbers, torn = found.masks.get(tried.tolist(), memory.columns["size"], canvas.side)
+        memory.columns["segmentation"], broken = numbers, {**torn, **broken}
+        samples = memory if in_memory else Masked(samples, found.masks, canvas.side)
     skipped = skips(found.store, broken)
     check_broken(found.name, skipped, len(tried), wishes.max_broken)
     readable = torch.tensor([row not in broken for row in rows.tolist()])
     dataset = Dataset(
-        memory if in_memory else Lazy(found.store, canvas),
+        samples,
         found.name,
         canvas.channels,
         side,
@@ -156,7 +163,7 @@ def open_stream(source: str, wishes: Wishes, limit: int | None) -> Dataset:
             break
     if not samples:
         raise DataError(f"{source}: no pictures in {len(addresses)} shards")
-    found = Source(source, Samples(samples))
+    found = Source(source, ShardSamples(samples))
     if limit is not None:
         found.targets, found.classes = encode_labels([sample.label for sample in samples])
     rows = torch.arange(len(samples))
@@ -221,6 +228,8 @@ def what_is_there(found: Source, facts: list[Facts], sizes: Tensor, canvas: Canv
     }
     if (canvas.low, canvas.high) != (0.0, 1.0):
         said["scaled from"] = [canvas.low, canvas.high]
+    if found.masks is not None:
+        said["masks"] = f"{int((found.masks.rows >= 0).sum())} pictures have one"
     if found.ignored:
         said["other files"] = found.ignored
     return said

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Int
 from torch import Tensor
 
+from pretask.data.masks import Masks
 from pretask.data.stores import Store
 
 
@@ -22,6 +23,7 @@ class Source:
         targets: for each its class, or -1.
         classes: their names.
         ignored: how many other files there are, by extension.
+        masks: what is where in the pictures, if that is known of any.
     """
 
     name: str
@@ -31,3 +33,4 @@ class Source:
     targets: Int[Tensor, "files"] | None = None
     classes: list[str] | None = None
     ignored: dict[str, int] = field(default_factory=dict)
+    masks: Masks | None = None

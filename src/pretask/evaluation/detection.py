@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pretask.errors import PretaskError
@@ -80,3 +80,37 @@ def aupr(positive: Float[Tensor, "positives"], negative: Float[Tensor, "negative
     truth = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
     precision, recall, _ = precision_recall_curve(truth, rank)
     return float(auc(recall, precision))
+
+
+def aupro(heat: Float[Tensor, "samples h w"], truth: Int[Tensor, "samples h w"], limit: float = 0.3) -> float:
+    """Area under the curve of per-region overlap against false positives (Bergmann et al., CVPR 2019), up to a share
+    `limit` of false positives and divided by it.
+
+    At each threshold the overlap is the mean over abnormal regions (8-connected) of the share of their pixels at or
+    above it. Unknown pixels (negative) do not count.
+
+    Raises:
+        PretaskError: there is no region, or no normal pixel.
+    """
+    from scipy.ndimage import label
+
+    weight = torch.zeros(truth.shape, dtype=torch.double)
+    regions = 0
+    for mask, share in zip(truth > 0, weight, strict=True):
+        numbers, count = label(mask.numpy(), structure=np.ones((3, 3)))
+        parts = torch.from_numpy(numbers).long()
+        sizes = torch.bincount(parts.flatten(), minlength=count + 1).double()
+        share += torch.where(parts > 0, 1 / sizes[parts].clamp(min=1), 0.0)
+        regions += count
+    normal = (truth == 0).double()
+    if not regions or not normal.any():
+        raise PretaskError("AUPRO needs abnormal regions and normal pixels")
+    order = heat.flatten().argsort(descending=True)
+    values = heat.flatten()[order]
+    overlap = (weight / regions).flatten()[order].cumsum(0)
+    wrong = (normal / normal.sum()).flatten()[order].cumsum(0)
+    ends = torch.cat([values[1:] != values[:-1], values.new_ones(1, dtype=torch.bool)])  # of equal scores
+    x, y = np.append(0, wrong[ends].numpy()), np.append(0, overlap[ends].numpy())
+    inside = x <= limit
+    x, y = np.append(x[inside], limit), np.append(y[inside], np.interp(limit, x, y))
+    return float(np.trapezoid(y, x) / limit)

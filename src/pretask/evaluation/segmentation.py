@@ -1,7 +1,9 @@
-"""Does an encoder know what is where? A linear classifier of places on its maps, judged by Dice."""
+"""Does an encoder know what is where? Its maps are read place by place, by a linear classifier or by the nearest
+places whose content is known, and judged by Dice."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +15,10 @@ from pretask.data.dataset import spread
 from pretask.encoders.dense import feature_map
 from pretask.errors import UsageError
 from pretask.evaluation.features import frozen, to_device
-from pretask.evaluation.linear import Classifier, fit_chosen
+from pretask.evaluation.knn import neighbours, vote
+from pretask.evaluation.linear import fit_chosen
 from pretask.evaluation.score import Score, bootstrap_interval
+from pretask.pretexts.views import centre_labels
 
 if TYPE_CHECKING:
     from pretask.data import Dataset
@@ -54,22 +58,58 @@ def segmentation(
     """
     chosen = [part.subset(spread(len(part), samples)) for part in (train_set, test_set)]
     x, y = known_places(encoder, chosen[0], places, seed, device)
-    if len(y) == 0 or int(y.max()) < 1:
-        raise UsageError(f"{train_set.name}: its segmentations know nothing but background")
     fitted = fit_chosen((x, y), penalties=PENALTIES, seed=seed)
-    by_class = answered(encoder, chosen[1], fitted.model, device)
+    by_class = answered(encoder, chosen[1], lambda rows: fitted.model(rows)[0], device)
+    detail = {"penalty": fitted.penalty, "places": len(y)}
+    return [summed_up("segmentation", by_class, test_set.name, seed, detail)]
+
+
+def segmentation_knn(
+    encoder: nn.Module,
+    train_set: Dataset,
+    test_set: Dataset,
+    *,
+    places: int = 20_000,
+    samples: int = 200,
+    k: int = 20,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> list[Score]:
+    """`segmentation` without anything trained: every place of the encoder's maps asks the k known places that are
+    most like it, which vote as in `knn.knn`; their shares are interpolated to all places.
+
+    Args and errors as there; `k` is the number of known places that vote.
+    """
+    chosen = [part.subset(spread(len(part), samples)) for part in (train_set, test_set)]
+    x, y = known_places(encoder, chosen[0], places, seed, device)
+    classes, k = int(y.max()) + 1, min(k, len(y))
+
+    def answer(rows: Float[Tensor, "places dim"]) -> Float[Tensor, "places classes"]:
+        similarity, found = neighbours(rows, x, k)
+        votes = vote(similarity, y[found], classes)
+        return votes / votes.sum(1, keepdim=True)
+
+    by_class = answered(encoder, chosen[1], answer, device)
+    return [summed_up("segmentation-knn", by_class, test_set.name, seed, {"k": k, "places": len(y)})]
+
+
+def summed_up(
+    protocol: str, by_class: Float[Tensor, "samples classes-1"], name: str, seed: int, detail: dict[str, Any]
+) -> Score:
+    """The mean over samples of each one's mean over the classes that are there or said to be.
+
+    Raises:
+        UsageError: no sample has any class but background.
+    """
     known = by_class.isfinite()
     items = torch.where(known, by_class, 0).sum(1) / known.sum(1)
     items = items[known.any(1)]
     if len(items) == 0:
-        raise UsageError(f"{test_set.name}: its segmentations know nothing but background")
+        raise UsageError(f"{name}: its segmentations know nothing but background")
     low, high = bootstrap_interval(items, seed=seed)
-    means = by_class.nanmean(0)
-    detail: dict[str, Any] = {
-        "penalty": fitted.penalty, "places": len(y),
-        "by class": {str(k + 1): float(value) for k, value in enumerate(means) if value.isfinite()},
-    }  # fmt: skip
-    return [Score("segmentation", "dice", float(items.mean()), low, high, len(items), detail, items)]
+    means = enumerate(by_class.nanmean(0), start=1)
+    detail = {**detail, "by class": {str(k): float(value) for k, value in means if value.isfinite()}}
+    return Score(protocol, "dice", float(items.mean()), low, high, len(items), detail, items)
 
 
 def maps_of(encoder: Any, batch: dict[str, Any]) -> Float[Tensor, "batch dim *grid"]:
@@ -78,7 +118,8 @@ def maps_of(encoder: Any, batch: dict[str, Any]) -> Float[Tensor, "batch dim *gr
 
 
 def truth_of(batch: dict[str, Any], name: str) -> Int[Tensor, "batch *places"]:
-    """
+    """What is at every place that the encoder looks at: of pictures the middle square.
+
     Raises:
         UsageError: there is none.
     """
@@ -87,13 +128,18 @@ def truth_of(batch: dict[str, Any], name: str) -> Int[Tensor, "batch *places"]:
             f"'segmentation' needs data that say what is where, and {name} does not: put masks beside the samples "
             "(docs/data.md)"
         )
-    return batch["segmentation"].long()
+    truth = batch["segmentation"].long()
+    return centre_labels(truth, batch.get("size")) if "image" in batch else truth
 
 
 def known_places(
     encoder: Any, dataset: Dataset, places: int, seed: int, device: torch.device | str | None
 ) -> tuple[Float[Tensor, "places dim"], Int[Tensor, "places"]]:
-    """Features at some places of every sample, and what is there."""
+    """Features at some places of every sample, and what is there.
+
+    Raises:
+        UsageError: there are no segmentations, or only of one class.
+    """
     each, generator, found = -(-places // max(len(dataset), 1)), torch.Generator().manual_seed(seed), []
     with frozen(encoder, device) as where:
         for rows in torch.arange(len(dataset)).split(BATCH):
@@ -105,6 +151,8 @@ def known_places(
             labels = truth.flatten(1).gather(1, asked)
             found.append((features[labels >= 0], labels[labels >= 0]))
     features, labels = (torch.cat(part) for part in zip(*found, strict=True))
+    if len(labels) == 0 or int(labels.max()) < 1:
+        raise UsageError(f"{dataset.name}: its segmentations know nothing but background")
     return features, labels
 
 
@@ -122,20 +170,23 @@ def carried(
 
 
 def answered(
-    encoder: Any, dataset: Dataset, model: Classifier, device: torch.device | str | None
+    encoder: Any,
+    dataset: Dataset,
+    answer: Callable[[Float[Tensor, "places dim"]], Float[Tensor, "places classes"]],
+    device: torch.device | str | None,
 ) -> Float[Tensor, "samples classes-1"]:
-    """Dice of every sample and class but the background."""
-    found, classes = [], model.bias.shape[1]
+    """Dice of every sample and class but the background; `answer` scores classes at places of the maps."""
+    found = []
     with frozen(encoder, device) as where:
         for rows in torch.arange(len(dataset)).split(BATCH):
             batch = dataset.batch(rows)
             truth = truth_of(batch, dataset.name)
             maps = maps_of(encoder, to_device(batch, where)).float().cpu()
             # a linear map and linear interpolation may change places: there are fewer classes than features
-            logits = model(maps.movedim(1, -1).flatten(0, -2))[0].view(len(maps), *maps.shape[2:], classes)
+            scores = answer(maps.movedim(1, -1).flatten(0, -2)).view(len(maps), *maps.shape[2:], -1)
             size = tuple(truth.shape[1:])
-            logits = F.interpolate(logits.movedim(-1, 1), size, mode=MODE[len(size)], align_corners=False)
-            found.append(dice(logits.argmax(1), truth, classes))
+            scores = F.interpolate(scores.movedim(-1, 1), size, mode=MODE[len(size)], align_corners=False)
+            found.append(dice(scores.argmax(1), truth, scores.shape[1]))
     return torch.cat(found)
 
 

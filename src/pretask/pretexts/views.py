@@ -247,9 +247,29 @@ def centre_view(
     height, width = image.shape[-2:]
     if size is None:
         size = torch.tensor([[height, width]], device=image.device)
-    share = size.amin(1, keepdim=True) / size  # of the height, of the width
-    if height == width == side and bool((share == 1).all()):
+    box = centre_box(size)
+    if height == width == side and bool((box == box.new_tensor([0, 0, 1, 1])).all()):
         return image
-    low, high = ((1 - share) / 2).flip(1), ((1 + share) / 2).flip(1)  # (x, y)
-    straight = torch.zeros(len(share), dtype=torch.bool, device=image.device)
-    return crop(image, torch.cat([low, high], dim=1), straight, side, "bicubic")
+    straight = torch.zeros(len(box), dtype=torch.bool, device=image.device)
+    return crop(image, box, straight, side, "bicubic")
+
+
+def centre_box(size: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch 4"]:
+    """x0, y0, x1, y1 of the middle square of pictures of these heights and widths, as shares of them."""
+    share = size.amin(1, keepdim=True) / size  # of the height, of the width
+    return torch.cat([((1 - share) / 2).flip(1), ((1 + share) / 2).flip(1)], dim=1)
+
+
+def centre_labels(
+    labels: Int[Tensor, "batch h w"], size: Int[Tensor, "batch 2"] | None
+) -> Int[Tensor, "batch h w"]:
+    """Class numbers of places cut as `centre_view` cuts pictures, by the nearest place; as many places."""
+    if size is None:
+        return labels
+    rows, columns = labels.shape[1:]
+    x0, y0, x1, y1 = centre_box(size.to(labels.device))[:, :, None].unbind(1)
+    middle = [(torch.arange(count, device=labels.device) + 0.5) / count for count in (rows, columns)]
+    down = ((y0 + (y1 - y0) * middle[0]) * rows).long().clamp(max=rows - 1)
+    across = ((x0 + (x1 - x0) * middle[1]) * columns).long().clamp(max=columns - 1)
+    number = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
+    return labels[number, down[:, :, None], across[:, None, :]]
