@@ -294,3 +294,15 @@ def test_the_sheet_shows_every_picture(cls):
     for panel in sheet.rows[0]:
         assert panel.content.ndim == 3 and 0 <= panel.content.min() <= panel.content.max() <= 1
     assert {panel.role for panel in sheet.rows[0]} >= {"answer", "truth"}
+
+
+def test_the_teacher_is_kept_and_can_be_fine_tuned():
+    """The official evaluations look at the teacher."""
+    task = make()
+    with torch.no_grad():
+        task.teacher.encoder.model.patch_embed.proj.bias.fill_(0.5)
+    kept = task.kept
+    assert (kept.model.patch_embed.proj.bias == 0.5).all()
+    flags = [p.requires_grad for p in kept.parameters()]
+    assert flags == [p.requires_grad for p in task.encoder.parameters()] and any(flags)
+    assert not any(p.requires_grad for p in task.teacher.parameters())

@@ -168,6 +168,11 @@ class PretextTask(nn.Module):
         self.players: dict[str, Player] = {}
         self.stages: tuple[Stage, ...] = ()
 
+    @property
+    def kept(self) -> nn.Module:
+        """What a run leaves and evaluations judge: the encoder, or the teacher's where the paper judges that."""
+        return self.encoder
+
     def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
         """See the data once before training: for banks with a row a sample, priors, statistics.
 

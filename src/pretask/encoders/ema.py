@@ -14,6 +14,14 @@ def teacher_of(module: M) -> M:
     return copy.deepcopy(module).requires_grad_(False)
 
 
+def awake(teacher: M, student: nn.Module) -> M:
+    """A copy of the teacher that can learn wherever the student can: fine-tuning it is the user's right."""
+    copied = copy.deepcopy(teacher)
+    for name, parameter in copied.named_parameters():
+        parameter.requires_grad_(student.get_parameter(name).requires_grad)
+    return copied
+
+
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum teacher + (1 - momentum) student, for each parameter of the teacher.

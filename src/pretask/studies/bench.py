@@ -144,7 +144,7 @@ class Bench:
             plan = make_plan(task.recipe, len(self.train), batch_size=batch, max_steps=steps, lr=arm.lr)
             fit(task, self.train, plan, folder, seed=seed, resume=True)
         task.eval()
-        return Trained(encoder, task)
+        return Trained(task.kept, task)
 
     def measure(self, trained: Trained, seed: int) -> dict[str, Tensor]:
         """Each metric as a value for every test item, or as a single number."""

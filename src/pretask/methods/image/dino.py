@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.drop_path import droppable, dropping
-from pretask.encoders.ema import follow, teacher_of
+from pretask.encoders.ema import awake, follow, teacher_of
 from pretask.encoders.features import Features
 from pretask.encoders.heads import PrototypeHead
 from pretask.encoders.image import ImageEncoder
@@ -116,6 +116,10 @@ class DINO(PretextTask):
         self.depth = len(droppable(encoder))  # before the copy: the teacher must not drop by timm's coins
         self.teacher = Teacher(encoder, self.head)
         self.centre = Centre(self.prototypes, centre_momentum)
+
+    @property
+    def kept(self) -> nn.Module:
+        return awake(self.teacher.encoder, self.encoder)
 
     def views(self, batch: Batch, step: Step) -> list[Float[Tensor, "batch chans h w"]]:
         """Two global crops and the local ones."""

@@ -2,8 +2,7 @@
 
 I-JEPA whose queries carry noise that went through the very matrix the context goes through, so that it cannot
 be learned away without losing the context. Decided here: the rate warms up from 0 as all rates do; the
-teacher's last block alone is the target (the code's `target_blocks` of 1). The student is kept; the official
-evaluation looks at the teacher.
+teacher's last block alone is the target (the code's `target_blocks` of 1).
 """
 
 from typing import Any, Literal, NamedTuple
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.decoder import HEAD_DIM, decoder_shape, layer_norm
-from pretask.encoders.ema import follow, teacher_of
+from pretask.encoders.ema import awake, follow, teacher_of
 from pretask.encoders.image import PatchEncoder
 from pretask.encoders.positions import sincos_2d
 from pretask.errors import UsageError
@@ -111,6 +110,10 @@ class FlexPredict(PretextTask):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
         self.teacher = teacher_of(encoder)
+
+    @property
+    def kept(self) -> nn.Module:
+        return awake(self.teacher, self.encoder)
 
     def puzzle(self, batch: Batch, step: Step) -> Puzzle:
         image = require(batch, "image", 4)
