@@ -72,7 +72,7 @@ ROWS = (
         "(Kinakh, Taran, Voloshynovskiy, ICCV workshops 2021)",
         "place, size and colours of a crop, and which way is up or where its tiles belong",
         "which two crops come from one picture, and how was it turned or shuffled?",
-        "scatnet8",
+        "scatnet8:angles=8",
     ),
     Row(
         "byol",

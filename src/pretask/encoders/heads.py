@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pretask.pretexts import draw
+
 
 def mlp(
     *widths: int,
@@ -35,6 +37,15 @@ def mlp(
         if not last:
             layers.append(activation())
     return nn.Sequential(*layers)
+
+
+def dropped(
+    x: Float[Tensor, "batch *rest"], share: float, generator: torch.Generator
+) -> Float[Tensor, "batch *rest"]:
+    """Dropout by the step's randomness (torch's own reads the global one): each value is 0 with probability `share`,
+    the others are divided by 1 - share. The first dimension is the batch."""
+    unit = draw.uniform(tuple(x.shape), generator)
+    return x * (unit.to(x.device) >= share) / (1 - share)
 
 
 class Prototypes(nn.Module):

@@ -236,6 +236,7 @@ def build(
     import pretask.encoders.colour_net  # noqa: F401 - registers itself with timm
     import pretask.encoders.crate  # noqa: F401 - so does this
     import pretask.encoders.dictionary  # noqa: F401 - and this
+    import pretask.encoders.scattering  # noqa: F401 - and this
     import pretask.encoders.vgg  # noqa: F401 - and this, which brings revnet
 
     if spec.name == "unet":

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pretask.data.batch import require
+from pretask.encoders.heads import dropped
 from pretask.encoders.image import ImageEncoder
 from pretask.encoders.stride import patch_geometry, stride
 from pretask.methods.image.two_views import TRANSFORMER
@@ -92,8 +93,8 @@ class PatchPuzzle(PretextTask):
         shown = embedded[:, orders].flatten(2)
         hidden = self.hidden(shown.flatten(0, 1))
         if self.training and self.dropout:
-            unit = draw.uniform((*shown.shape[:2], hidden.shape[1]), step.generator).flatten(0, 1)
-            hidden = hidden * (unit.to(hidden.device) >= self.dropout) / (1 - self.dropout)
+            of_each = hidden.unflatten(0, shown.shape[:2])
+            hidden = dropped(of_each, self.dropout, step.generator).flatten(0, 1)
         return self.head(hidden)
 
     def asked(self, step: Step) -> Int[Tensor, "asked"]:
