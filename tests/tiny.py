@@ -207,7 +207,18 @@ def audible_films(count: int = 8, *, start: int = 0) -> Batch:
     return audible().batch(torch.arange(start, start + count))
 
 
+@lru_cache(maxsize=1)
+def album() -> Dataset:
+    return open_data("captioned-digits", modality="captioned")
+
+
+def captioned(count: int = 8, *, start: int = 0) -> Batch:
+    """Coloured digits on textures, each with a sentence; `start` moves on to others."""
+    return album().batch(torch.arange(start, start + count))
+
+
 BATCHES = {
+    "captioned": captioned,
     "film": audible_films,
     "multimodal": narrated,
     "volume": volumes,
@@ -223,6 +234,7 @@ BATCHES = {
 """By modality: (count, chans=, side=, start=) to a batch with labels that no task may read."""
 
 KEYS = {
+    "captioned": "tokens",
     "film": "tokens",
     "multimodal": "script",
     "volume": "volume",
@@ -242,6 +254,10 @@ OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
     "film": lambda: build_valor(
         "valor:width=24,depth=1,heads=2,text_width=32,text_depth=1,embed=16,frames=2,patch=8",
         **audible().inputs,
+    ),
+    "captioned": lambda: build_towers(
+        f"image={ENCODERS['grid']};text=distilbert:dim=32,n_layers=1,n_heads=2,hidden_dim=64",
+        **album().inputs,
     ),
     "multimodal": lambda: build_towers(
         "video=space_time_vit:embed_dim=32,depth=2,num_heads=2,frames=8,patch=4;"

@@ -109,6 +109,13 @@ MODALITIES: tuple[Modality, ...] = (
         "pretask.encoders.valor:build",
         ("sounding-digits",),
     ),
+    Modality(
+        "captioned",
+        (),  # tables of pictures and texts
+        "pretask.data.captioned:open_captioned",
+        "pretask.encoders.towers:build_captioned",
+        ("captioned-digits",),
+    ),
 )
 
 BY_NAME = {row.name: row for row in MODALITIES}

@@ -7,6 +7,7 @@ VIDEO_TEXT = (
     "video=space_time_vit:embed_dim=192,depth=6,num_heads=3;"
     "text=distilbert:dim=192,n_layers=3,n_heads=3,hidden_dim=768"
 )
+PICTURE_TEXT = "image=resnet18;text=distilbert:dim=192,n_layers=3,n_heads=3,hidden_dim=768"
 
 ROWS = (
     Row(
@@ -138,5 +139,15 @@ ROWS = (
         "the order of what was said, and most of the video",
         "which text tells of which part of the video, and which texts belong to it at all?",
         VIDEO_TEXT,
+    ),
+    Row(
+        "clip",
+        "CLIP",
+        "captioned",
+        "pretask.methods.multimodal.clip:CLIP",
+        "Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021)",
+        "which caption belongs to which picture",
+        "which of the batch's captions tells of the picture, and which picture does a caption tell of?",
+        PICTURE_TEXT,
     ),
 )

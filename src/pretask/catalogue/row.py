@@ -14,6 +14,7 @@ Modality = Literal[
     "track",
     "multimodal",
     "film",
+    "captioned",
     "any",
 ]
 

@@ -93,6 +93,27 @@ class Towers(Encoder):
         return self.shared(kind, self.tower(kind).encode(batch).pooled)
 
 
+class PictureTowers(Towers):
+    """An encoder of pictures and one of captions, joined as CLIP (Radford et al., ICML 2021) joins them: by linear
+    maps without bias, and nothing between."""
+
+    modality: ClassVar[str] = "captioned"
+
+    def __init__(self, towers: dict[str, Encoder], name: str, inputs: dict[str, Any]):
+        super().__init__(towers, name, inputs)
+        for kind, tower in towers.items():
+            self.model["heads"][kind] = nn.Linear(tower.dim, SHARED, bias=False)
+            nn.init.normal_(self.model["heads"][kind].weight, std=tower.dim**-0.5)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        told = {"in_chans": "channels", "image_size": "image_size"}
+        return super().reading | {told[key]: value for key, value in self.inputs.items() if key in told}
+
+    def shared(self, kind: str, pooled: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch shared"]:
+        return self.model["heads"][kind](pooled)
+
+
 def build(name: str, pretrained: bool = False, **inputs: Any) -> Towers:
     """Encoders by kind of data with semicolons between them, `video=space_time_vit:depth=4;text=distilbert`; or
     `raw`, the videos (or texts) themselves.
@@ -119,6 +140,11 @@ def build(name: str, pretrained: bool = False, **inputs: Any) -> Towers:
             raise UsageError(f"encoder '{name}': the data have no {kind} to read (nothing says {missing[0]})")
         told = {key: inputs[key] for key in TOLD[kind]} | ({"pretrained": True} if pretrained else {})
         towers[kind] = modalities.load(modalities.find(kind).encoders)(own, **told)
-    built = Towers(towers, name, inputs)
+    built = (PictureTowers if "image" in towers else Towers)(towers, name, inputs)
     built.pretrained = all(tower.pretrained for tower in towers.values())
     return built
+
+
+def build_captioned(name: str, pretrained: bool = False, **inputs: Any) -> Towers:
+    """As `build`; `raw` is the pictures themselves."""
+    return build("image=raw" if name == "raw" else name, pretrained, **inputs)

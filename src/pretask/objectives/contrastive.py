@@ -146,7 +146,7 @@ def info_nce(
 
 
 def in_batch_nce(
-    query: Float[Tensor, "batch dim"], key: Float[Tensor, "batch dim"], temperature: float
+    query: Float[Tensor, "batch dim"], key: Float[Tensor, "batch dim"], temperature: float | Tensor
 ) -> Float[Tensor, ""]:
     """InfoNCE within a batch: each query finds its own key among those of all samples, of all processes. Both
     sides learn; of N alike the loss is ln N.
@@ -154,7 +154,7 @@ def in_batch_nce(
     Args:
         query: a row a sample; normalised here.
         key: what it belongs to, another vector of the same sample; normalised here.
-        temperature: divides the cosine similarities.
+        temperature: divides the cosine similarities; it may learn.
     """
     query, key = unit(query), unit(key)
     agreement = (query * key).sum(1).mean() / temperature
