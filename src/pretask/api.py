@@ -132,7 +132,10 @@ def evaluate(
         same_classes(train_set, test_set)
     alike = {"modality": dataset.modality, **test_settings(dataset, settings)}
     outside = [open_data(source, **alike) for source in ood_data]
-    scores = measure(encoder, train_set, test_set, names, seed, outside=outside, pool=as_pool(pool))
+    scores = measure(
+        encoder, train_set, test_set, names, seed, outside=outside, pool=as_pool(pool),
+        run=Run(reference) if is_run(reference) else None,  # type: ignore[arg-type]
+    )  # fmt: skip
     arm = "encoder" if is_run(reference) or isinstance(reference, Encoder) else str(reference)
     found = [{**score.to_dict(), "arm": arm, "data": test_set.name} for score in scores]
     if is_run(reference):

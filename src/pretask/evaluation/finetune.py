@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from math import cos, pi
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,7 @@ from pretask.encoders.features import Features
 from pretask.errors import UsageError
 from pretask.evaluation.features import Pool, extract, pick_device, pooled, to_device
 from pretask.evaluation.score import Score, accuracy_score
+from pretask.evaluation.splits import rank_in_class
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.task import Batch, Step
 
@@ -193,3 +195,40 @@ def finetune(
     assert truth is not None
     answers = tuned.head(x).argmax(1)
     return [accuracy_score("finetune", "accuracy", answers, truth, seed, **tuned.detail)]
+
+
+def lowshot(
+    encoder: nn.Module,
+    train_set: Dataset,
+    test_set: Dataset,
+    *,
+    shares: tuple[float, ...] = (0.01, 0.1),
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    **settings: Any,
+) -> list[Score]:
+    """Fine-tuning on a small share of the labels, the same of every class and at least one.
+
+    Args:
+        encoder: where to start; it is not changed.
+        train_set: pictures and labels that the few are drawn from.
+        test_set: what is judged.
+        shares: of each class.
+        seed: of the draw, batches, crops and dropout.
+        device: where to train.
+        settings: further ones of `fine_tuned`.
+
+    Raises:
+        UsageError: the data have no labels.
+    """
+    train_set, scores = labelled(train_set), []
+    assert train_set.labels is not None  # `labelled` has seen them
+    count = torch.bincount(train_set.labels)
+    for share in shares:
+        wanted = (share * count).round().clamp(min=1)[train_set.labels]
+        rows = (rank_in_class(train_set.labels, seed) < wanted).nonzero().flatten()
+        (found,) = finetune(encoder, train_set.subset(rows), test_set, seed=seed, device=device, **settings)
+        detail = {**found.detail, "labels": len(rows)}
+        name = f"accuracy@{100 * share:g}%"
+        scores.append(replace(found, protocol="lowshot", metric=name, detail=detail))
+    return scores

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pretask.errors import UsageError
 from pretask.evaluation.features import frozen, to_device
 from pretask.evaluation.score import Labelled, Score
-from pretask.objectives.spectrum import collapse_std, rankme, singular_values
+from pretask.objectives.spectrum import collapse_std, directions, rankme, singular_values, stable_rank
 from pretask.pretexts.views import apply_view, draw_view, simclr_views
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LIMIT = 25_600  # samples: RankMe's number
 PAIRS = 4096  # samples whose pairs are all looked at
+SHARES, SHOWN = (0.9, 0.99), 64  # of the variance; singular values that are kept
 
 
 def subset(x: Float[Tensor, "items dim"], limit: int, seed: int) -> Float[Tensor, "kept dim"]:
@@ -172,8 +173,35 @@ def uniformity_score(train: Labelled, test: Labelled, *, limit: int = PAIRS, see
 
 
 def collapse_score(train: Labelled, test: Labelled, *, limit: int = LIMIT, seed: int = 0) -> list[Score]:
-    """Spread of normalised training features; `detail` says what a healthy encoder has."""
+    """Spread of normalised training features. `detail` says what a healthy encoder has, how the single dimensions
+    fare, and which share of them is dead (less than a hundredth of the healthy spread)."""
     x = subset(train[0], limit, seed)
     if len(x) < 2:
         return []
-    return [Score("collapse", "std", collapse_std(x), n=len(x), detail={"healthy": x.shape[1] ** -0.5})]
+    healthy, each = x.shape[1] ** -0.5, F.normalize(x.double(), dim=1).std(0)
+    detail = {
+        "healthy": healthy,
+        "dimensions": {"least": float(each.min()), "median": float(each.median()), "most": float(each.max())},
+        "dead": float((each < healthy / 100).double().mean()),
+    }
+    return [Score("collapse", "std", collapse_std(x), n=len(x), detail=detail)]
+
+
+def spectrum_score(train: Labelled, test: Labelled, *, limit: int = LIMIT, seed: int = 0) -> list[Score]:
+    """Stable rank, and directions that hold 90 and 99 % of the variance, of at most `limit` training samples;
+    `detail` has the singular values of the centred features in relation to the largest: a cliff in them is a
+    dimensional collapse."""
+    x = subset(train[0], limit, seed)
+    if len(x) < 2:
+        return []
+    s = singular_values(x - x.mean(0))
+    shown = torch.linspace(0, len(s) - 1, min(SHOWN, len(s))).long()
+    detail = {
+        "most": min(x.shape),
+        "ranks": (shown + 1).tolist(),
+        "singular values": (s[shown] / s[0].clamp(min=torch.finfo(s.dtype).tiny)).tolist(),
+    }
+    found = {"stable rank": stable_rank(x)} | {
+        f"directions@{100 * share:.0f}": float(directions(x, share)) for share in SHARES
+    }
+    return [Score("spectrum", name, value, n=len(x), detail=detail) for name, value in found.items()]

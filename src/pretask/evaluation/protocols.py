@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -16,12 +16,13 @@ from pretask import modalities
 from pretask.data import Dataset, open_data
 from pretask.data.dataset import spread
 from pretask.errors import UsageError
+from pretask.evaluation.anomaly import anomaly
 from pretask.evaluation.crossmodal import crossmodal
 from pretask.evaluation.denoising import denoising, levels
 from pretask.evaluation.features import Pool, Precision, extract
 from pretask.evaluation.fewshot import fewshot
 from pretask.evaluation.films import audiovisual, captions
-from pretask.evaluation.finetune import finetune
+from pretask.evaluation.finetune import finetune, lowshot
 from pretask.evaluation.generation import samples
 from pretask.evaluation.graph import links, node_classes, node_clusters, partition
 from pretask.evaluation.key import key
@@ -32,17 +33,29 @@ from pretask.evaluation.label_free import (
     collapse_score,
     lidar_score,
     rankme_score,
+    spectrum_score,
     uniformity_score,
 )
+from pretask.evaluation.layers import layers
 from pretask.evaluation.linear import linear
+from pretask.evaluation.mlp import mlp
 from pretask.evaluation.ood import one_class, ood
+from pretask.evaluation.pasted import pasted
+from pretask.evaluation.position import position
+from pretask.evaluation.projector import projector
+from pretask.evaluation.robustness import robustness
+from pretask.evaluation.schedule import schedule
 from pretask.evaluation.score import Score, known_labels
-from pretask.evaluation.segmentation import segmentation
+from pretask.evaluation.segmentation import segmentation, segmentation_knn
+from pretask.evaluation.sensitivity import sensitivity
 from pretask.evaluation.sequence import sequence
 from pretask.evaluation.splits import holdout
 from pretask.evaluation.surface import surface
 from pretask.evaluation.text import bitext, transfer
 from pretask.evaluation.tracks import forecast
+
+if TYPE_CHECKING:
+    from pretask.run import Run
 
 log = logging.getLogger("pretask")
 
@@ -54,13 +67,13 @@ class Protocol(NamedTuple):
         run: `run(train, test, seed=...) -> list[Score]`; train and test are (features, labels), or data
             sets behind the encoder: `run(encoder, train_set, test_set, seed=..., device=...)`.
         takes: `features`, `encoder`, or `outside`: features, with those of other data sets by name behind
-            train and test.
+            train and test; or `run`: the run folder in the encoder's place, for what a training leaves besides.
         labels: whether it needs labels.
         meaning: one line for people.
     """
 
     run: Callable[..., list[Score]]
-    takes: Literal["features", "encoder", "outside"]
+    takes: Literal["features", "encoder", "outside", "run"]
     labels: bool
     meaning: str
 
@@ -74,7 +87,12 @@ PROTOCOLS: dict[str, Protocol] = {
     "fewshot": Protocol(
         fewshot, "features", True, "a classifier is fitted to 1, 5 and 10 samples of each class"
     ),
+    "mlp": Protocol(mlp, "features", True, "a network with a hidden layer is trained on the frozen features"),
     "finetune": Protocol(finetune, "encoder", True, "the whole encoder is trained further on labels"),
+    "lowshot": Protocol(lowshot, "encoder", True, "the same on 1 and 10 % of the labels"),
+    "robustness": Protocol(robustness, "encoder", True, "a linear classifier judged on spoilt pictures"),
+    "layers": Protocol(layers, "encoder", True, "a linear classifier at every block"),
+    "pasted": Protocol(pasted, "encoder", False, "where in a picture is a piece of another one? (Dice)"),
     "retrieval": Protocol(retrieval, "features", True, "are the nearest training samples of the same class?"),
     "sequence": Protocol(
         sequence, "encoder", True, "the encoder learns classes a few at a time; how many does it forget?"
@@ -101,6 +119,13 @@ PROTOCOLS: dict[str, Protocol] = {
     "segmentation": Protocol(
         segmentation, "encoder", False, "what is at each place, by a linear classifier of places (Dice)"
     ),
+    "segmentation-knn": Protocol(
+        segmentation_knn, "encoder", False, "what is at each place, by the places most like it (Dice)"
+    ),
+    "position": Protocol(position, "encoder", False, "do the features of a place tell where it is? (R2)"),
+    "anomaly": Protocol(
+        anomaly, "encoder", True, "is what is not normal found, and where? (AUROC, FPR95, AUPRO)"
+    ),
     "audiovisual": Protocol(
         audiovisual, "encoder", False, "does a caption find its film by what is seen, heard, and both?"
     ),
@@ -113,7 +138,16 @@ PROTOCOLS: dict[str, Protocol] = {
     "uniformity": Protocol(uniformity_score, "features", False, "how evenly features spread; low is even"),
     "alignment": Protocol(alignment_score, "encoder", False, "how close two views of a picture lie"),
     "collapse": Protocol(collapse_score, "features", False, "spread of the features; 0 is complete collapse"),
+    "spectrum": Protocol(spectrum_score, "features", False, "stable rank; directions that hold the variance"),
+    "sensitivity": Protocol(
+        sensitivity, "encoder", False, "how far each augmentation moves features; 0 is blind to it"
+    ),
+    "projector": Protocol(projector, "run", False, "what each layer of a projector keeps of the features"),
+    "schedule": Protocol(schedule, "run", False, "what loss and features did in each phase of the rate"),
 }
+
+GROUPS = {"diagnostics": ("collapse", "rankme", "spectrum", "sensitivity", "projector", "schedule")}
+"""Protocols that are asked for together; what does not suit an encoder is left out."""
 
 MOST_OUTSIDE = 10_000  # samples of each other data set
 
@@ -127,7 +161,8 @@ def find(name: str) -> Protocol:
         UsageError: there is none of this name.
     """
     if name not in PROTOCOLS:
-        near = get_close_matches(name, PROTOCOLS, n=2, cutoff=0.4) or list(PROTOCOLS)
+        known = [*PROTOCOLS, *GROUPS]
+        near = get_close_matches(name, known, n=2, cutoff=0.4) or known
         raise UsageError(f"there is no protocol '{name}'; there is: {', '.join(near)}")
     return PROTOCOLS[name]
 
@@ -180,6 +215,31 @@ def without_labels(
     return {name: protocol for name, protocol in chosen.items() if not protocol.labels}
 
 
+def of_run(
+    protocol: Protocol,
+    name: str,
+    run: Run | None,
+    parts: tuple[Dataset, Dataset],
+    seed: int,
+    device: torch.device | str | None,
+    note: Callable[[str], None] | None,
+) -> list[Score]:
+    """Scores of what a training leaves beside its encoder; `note` is told why there are none.
+
+    Raises:
+        UsageError: there is no run, or it has not what is asked for, and nobody is there to be told.
+    """
+    try:
+        if run is None:
+            raise UsageError("this looks at a run folder, and an encoder alone was given")
+        return protocol.run(run, *parts, seed=seed, device=device)
+    except UsageError as error:
+        if note is None:
+            raise UsageError(f"{name}: {error}") from error
+        note(f"{name}: {error}")
+        return []
+
+
 def evaluate(
     encoder: nn.Module,
     train_set: Dataset,
@@ -192,6 +252,7 @@ def evaluate(
     pool: Pool | None = None,
     precision: Precision = "32",
     cache: str | Path | None = None,
+    run: Run | None = None,
     note: Callable[[str], None] = log.info,
 ) -> list[Score]:
     """Measure an encoder.
@@ -200,20 +261,23 @@ def evaluate(
         encoder: what is judged; it is not changed.
         train_set: what classifiers learn from and label-free scores look at.
         test_set: what is judged; default the set's own test or val split, or a fifth held out.
-        protocols: names from `PROTOCOLS`; default `DEFAULT`, less those that need labels where there
-            are none.
+        protocols: names from `PROTOCOLS` and `GROUPS`; default `DEFAULT`, less those that need labels
+            where there are none.
         seed: of splits, subsets and intervals.
         outside: what `ood` should reject, the test split where a set has one; default `other_sets`.
         device: where the encoder runs.
         pool: `token`, `avg` or `token+avg` instead of what the encoder gives.
         precision: `bf16` is faster on GPUs.
         cache: a folder that keeps features.
+        run: what trained the encoder, for protocols that ask for more than it.
         note: is told in words what was left out, and why.
 
     Raises:
-        UsageError: an unknown protocol, or one that needs labels the data do not have.
+        UsageError: an unknown protocol, or one that needs labels the data do not have, or a run there is not.
     """
-    chosen = {name: find(name) for name in (DEFAULT if protocols is None else protocols)}
+    names = DEFAULT if protocols is None else protocols
+    optional = {part for name in names for part in GROUPS.get(name, ()) if part not in names}
+    chosen = {part: find(part) for name in names for part in GROUPS.get(name, (name,))}
     if test_set is None:
         train_set, test_set = test_part(train_set, seed)
     unlabelled = [part.name for part in (train_set, test_set) if part.labels is None]
@@ -228,12 +292,15 @@ def evaluate(
         others = {part.name: look(part.subset(spread(len(part), MOST_OUTSIDE)))[0] for part in judged}
     scores: list[Score] = []
     for name, protocol in chosen.items():
-        if protocol.takes == "encoder":
+        if protocol.takes == "run":
+            told = note if name in optional else None
+            found = of_run(protocol, name, run, (train_set, test_set), seed, device, told)
+        elif protocol.takes == "encoder":
             found = protocol.run(encoder, train_set, test_set, seed=seed, device=device)
         else:
             given: list[Any] = [known_labels(part) for part in parts] if protocol.labels else list(parts)
             found = protocol.run(*given, *([others] if protocol.takes == "outside" else []), seed=seed)
-        if not found:
+        if not found and protocol.takes != "run":
             note(f"{name} left out: too few samples or dimensions for it")
         scores += found
     return scores

@@ -24,6 +24,15 @@ MEANING = {
     "collapse": ("Spread", "how different the features of different samples are; zero is collapse"),
     "uniformity": ("Uniformity", "how evenly features fill their space; lower is better"),
     "alignment": ("Alignment", "how close two views of one picture lie; lower is better"),
+    "mlp": ("Two-layer probe", "a network with one hidden layer is trained on the frozen features"),
+    "lowshot": ("Few labels", "the whole encoder is trained further on a small share of the labels"),
+    "robustness": ("Robustness", "a linear classifier of clean pictures, judged on spoilt ones"),
+    "layers": ("Block by block", "a linear classifier at every block of the network"),
+    "pasted": ("Pasted pieces", "whether the places of a piece of another picture are found"),
+    "spectrum": ("Spectrum", "how many directions hold the features' variance; higher is better"),
+    "sensitivity": ("Sensitivity", "how far an augmentation moves features; 0 is blind, 1 is another picture"),
+    "projector": ("Projector, layer by layer", "what each layer behind the encoder (@0) keeps"),
+    "schedule": ("Schedule", "how loss and features changed in each phase of the learning rate"),
 }
 """Name and meaning of a protocol for someone who has not met it."""
 
