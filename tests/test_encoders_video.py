@@ -46,6 +46,7 @@ def test_s3d_is_torchvisions():
         ("r2plus1d_18:layers=[1,1,1,1],width=4", 32, (2, 2, 2)),
         ("c3d:width=4", 32, (2, 2, 2)),
         ("space_time_vit:embed_dim=16,depth=1,num_heads=2", 16, (8, 8, 8)),
+        ("hiera_tiny:embed_dim=8,stages=[1,1,1]", 32, (8, 8, 8)),
     ],
 )
 @pytest.mark.parametrize("chans", [1, 3])

@@ -23,7 +23,7 @@ def batch(count: int = 3):
 
 def test_small_pictures_have_small_units():
     encoder = make().encoder
-    assert encoder.units == (4, 4) and encoder.unit == 8
+    assert encoder.units == (4, 4) and encoder.side(0) == (4, 4)
     assert encoder.token == 4 and encoder.grid == (8, 8)
     features = encoder(torch.rand(2, 3, 32, 32))
     assert features.tokens.shape == (2, 64, encoder.dim) and features.pooled.shape == (2, encoder.dim)
@@ -35,11 +35,11 @@ def test_what_is_left_out_does_not_leak():
     assert puzzle.hidden.sum(1).tolist() == [10] * 3  # 16 units, int(16 x 0.4) kept
     encoded = task.encode(puzzle)
     cover = puzzle.hidden.view(3, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    noise = torch.rand(puzzle.image.shape, generator=torch.Generator().manual_seed(1))
-    changed = torch.where(cover, noise, puzzle.image)
-    assert torch.equal(task.encode(puzzle._replace(image=changed)), encoded)
-    seen = torch.where(cover, puzzle.image, noise)
-    assert not torch.allclose(task.encode(puzzle._replace(image=seen)), encoded, atol=1e-3)
+    noise = torch.rand(puzzle.pixels.shape, generator=torch.Generator().manual_seed(1))
+    changed = torch.where(cover, noise, puzzle.pixels)
+    assert torch.equal(task.encode(puzzle._replace(pixels=changed)), encoded)
+    seen = torch.where(cover, puzzle.pixels, noise)
+    assert not torch.allclose(task.encode(puzzle._replace(pixels=seen)), encoded, atol=1e-3)
 
 
 def test_kept_units_are_those_that_were_meant():
@@ -47,10 +47,10 @@ def test_kept_units_are_those_that_were_meant():
     task = make().eval()
     puzzle = task.puzzle(batch(1), Step.at())
     kept = (~puzzle.hidden[0]).nonzero().flatten().tolist()
-    before = task.encoder.stages(puzzle.image, ~puzzle.hidden)[0].detach()
+    before = task.encoder.stages(puzzle.pixels, ~puzzle.hidden)[0].detach()
     for place, unit in enumerate(kept):
         row, column = unit // 4 * 8, unit % 4 * 8
-        image = puzzle.image.clone()
+        image = puzzle.pixels.clone()
         image[:, :, row + 2 : row + 6, column + 2 : column + 6] += 0.5  # away from the border: windows only
         after = task.encoder.stages(image, ~puzzle.hidden)[0].detach()
         moved = (after - before).abs().amax((0, 2, 3, 4))
@@ -72,7 +72,7 @@ def test_units_are_scattered_and_laid_row_by_row():
     for unit in range(8):
         r, c = unit // 4 * 2, unit % 4 * 2
         assert torch.equal(laid[r : r + 2, c : c + 2], units[0, unit, :, :, 0])
-    assert unit_places((2, 4), 2).view(4, 8)[3].tolist() == [4, 4, 5, 5, 6, 6, 7, 7]
+    assert unit_places((2, 4), (2, 2)).view(4, 8)[3].tolist() == [4, 4, 5, 5, 6, 6, 7, 7]
     where = torch.tensor([[False, True, False, True]])
     kept = torch.tensor([[1.0, 2.0]]).view(1, 2, 1, 1, 1)
     assert scattered(kept, where, torch.tensor([9.0])).flatten().tolist() == [9, 1, 9, 2]
@@ -83,7 +83,7 @@ def test_the_loss_is_over_all_pixels_of_all_hidden_units():
     loss = task.loss(batch(), Step.at(seed=3))["reconstruction"]
     puzzle = task.puzzle(batch(), Step.at(seed=3))
     rebuilt, errors = task.rebuild(puzzle), []
-    image = task.encoder.normalise(puzzle.image)
+    image = task.encoder.normalise(puzzle.pixels)
     for n in range(3):
         for place in range(64):
             row, column = place // 8 * 4, place % 8 * 4
@@ -98,7 +98,7 @@ def test_the_loss_is_over_all_pixels_of_all_hidden_units():
 def test_fusion_brings_early_stages_to_the_last_ones_units():
     big = make("hiera_tiny_224:embed_dim=16,q_pool=2,stages=[1,1,1,1]", 128)
     assert [layer.kernel_size for layer in big.fusion] == [(4, 4), (2, 2)]
-    assert big.encoder.units == (4, 4) and big.encoder.token == 16 and big.side == 2
+    assert big.encoder.units == (4, 4) and big.encoder.token == 16 and big.side == (2, 2)
     assert big.loss(batch(2), Step.at())["reconstruction"].isfinite()
 
 

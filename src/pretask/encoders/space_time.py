@@ -140,11 +140,7 @@ class SpaceTimeEncoder(VideoEncoder):
         Raises:
             UsageError: another number of frames or pixels.
         """
-        if video.shape[2:] != (self.frames, self.image_size, self.image_size):
-            raise UsageError(
-                f"the encoder reads {self.frames} frames of {self.image_size} pixels, not {video.shape[2]} of "
-                f"{video.shape[3]}"
-            )
+        self.check_size(video)
         x = self.model(self.normalise(video), visible)
         return Features(x[:, 0], x[:, 1:], x[:, :1], self.grid)
 

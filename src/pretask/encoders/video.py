@@ -76,6 +76,29 @@ class VideoEncoder(Encoder):
         flat = centre_view(video.flatten(1, 2), batch.get("size"), self.image_size)
         return flat.unflatten(1, video.shape[1:3])
 
+    def check_size(self, video: Float[Tensor, "batch chans frames h w"]) -> None:
+        """For networks that read one size only.
+
+        Raises:
+            UsageError: another number of frames or pixels.
+        """
+        if video.shape[2:] != (self.frames, self.image_size, self.image_size):
+            raise UsageError(
+                f"the encoder reads {self.frames} frames of {self.image_size} pixels, not {video.shape[2]} of "
+                f"{video.shape[3]}"
+            )
+
+    def encode(self, batch: Batch) -> Features:
+        """Of each video the mean over as many clips as fit behind each other."""
+        video = self.seen(batch)
+        length = min(self.frames, video.shape[2])
+        clips = video[:, :, : video.shape[2] // length * length].unflatten(2, (-1, length))
+        number = clips.shape[2]
+        found = self(clips.transpose(1, 2).flatten(0, 1))
+        tokens = found.tokens.unflatten(0, (-1, number)).flatten(1, 2)
+        grid = (number * found.grid[0], *found.grid[1:])
+        return Features(found.pooled.unflatten(0, (-1, number)).mean(1), tokens, tokens[:, :0], grid)
+
 
 class ConvVideoEncoder(VideoEncoder):
     """A convolutional network over time: R3D, MC3, R(2+1)D, S3D, C3D. The pooled feature is the mean over time
@@ -88,17 +111,6 @@ class ConvVideoEncoder(VideoEncoder):
         maps = self.model(video)
         tokens = maps.flatten(2).transpose(1, 2)
         return Features(maps.mean((2, 3, 4)), tokens, tokens[:, :0], tuple(maps.shape[2:]))
-
-    def encode(self, batch: Batch) -> Features:
-        """Of each video the mean over as many clips as fit behind each other."""
-        video = self.seen(batch)
-        length = min(self.frames, video.shape[2])
-        clips = video[:, :, : video.shape[2] // length * length].unflatten(2, (-1, length))
-        number = clips.shape[2]
-        found = self(clips.transpose(1, 2).flatten(0, 1))
-        tokens = found.tokens.unflatten(0, (-1, number)).flatten(1, 2)
-        grid = (number * found.grid[0], *found.grid[1:])
-        return Features(found.pooled.unflatten(0, (-1, number)).mean(1), tokens, tokens[:, :0], grid)
 
 
 class RawVideo(VideoEncoder):
@@ -124,7 +136,7 @@ def build(
     name: str, in_chans: int = 3, image_size: int = 112, pretrained: bool = False, **_: Any
 ) -> VideoEncoder:
     """`r3d_18`, `mc3_18`, `r2plus1d_18`, `c3d` or `s3d` with any of `Size`'s arguments behind a colon;
-    `space_time_vit` with `space_time.Shape`'s; or `raw`.
+    `space_time_vit` with `space_time.Shape`'s; a Hiera of `hiera.SIZES` with timm's; or `raw`.
 
     Args:
         name: of the network.
@@ -143,11 +155,15 @@ def build(
         from pretask.encoders.space_time import build_space_time
 
         return build_space_time(name, given, in_chans, image_size, pretrained)
+    if plain.startswith("hiera"):
+        from pretask.encoders.hiera import build_hiera_video
+
+        return build_hiera_video(name, given, in_chans, image_size, pretrained)
     known = ("frames",) if plain == "s3d" else ("width", "frames") if plain == "c3d" else Size._fields
     if plain not in (*MAKERS, "c3d", "s3d") or given.keys() - set(known):
         raise UsageError(
-            f"'{name}': videos are read by {', '.join(MAKERS)}, c3d, s3d, space_time_vit or raw (behind a "
-            f"colon: {', '.join(known)})"
+            f"'{name}': videos are read by {', '.join(MAKERS)}, c3d, s3d, space_time_vit, hiera_tiny ... or raw "
+            f"(behind a colon: {', '.join(known)})"
         )
     layers = given.get("layers", Size().layers)
     numbers = [*layers, *(given[key] for key in ("width", "frames") if key in given)]

@@ -1,9 +1,11 @@
 """Hiera: a masked autoencoder that leaves out whole units of a hierarchical transformer (Ryali et al., ICML 2023).
 
-Pictures only; the paper's video model is not here. The transformer is timm's, which loads the released weights.
+Of pictures; `methods/video/hiera.py` says what differs with videos. The transformer is timm's, which loads the
+released weights.
 """
 
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,20 +15,20 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.decoder import HEAD_DIM, decoder_shape, layer_norm, xavier_linear
-from pretask.encoders.hiera import HieraEncoder, scattered, unit_places, unrolled
+from pretask.encoders.hiera import MaskUnits, scattered, unit_places, unrolled
 from pretask.errors import UsageError
-from pretask.objectives.reconstruction import painted, patchify, standardise, unpatchify
+from pretask.objectives.reconstruction import Standardised, painted, patchify, standardise
 from pretask.pretexts import draw
 from pretask.pretexts.masks import random_mask
 from pretask.pretexts.views import apply_view, draw_view, mae_view
 from pretask.recipe import Recipe
-from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
+from pretask.task import Batch, Kind, Losses, Panel, PretextTask, Question, Sheet, Step
 
 
 class Puzzle(NamedTuple):
-    """Augmented pictures, and which of their mask units are left out."""
+    """Augmented pictures (or clips), and which of their mask units are left out."""
 
-    image: Float[Tensor, "batch chans h w"]
+    pixels: Float[Tensor, "batch chans *size"]
     hidden: Bool[Tensor, "batch units"]
 
 
@@ -41,7 +43,8 @@ class Hiera(PretextTask):
         crop_scale: area of the random crop, as a share of the picture's.
     """
 
-    encoder: HieraEncoder
+    encoder: MaskUnits
+    kind: ClassVar[Kind] = "image"
     recipe = Recipe(
         "adamw", lr=8e-4, lr_batch=4096, batch_size=4096, epochs=1600, weight_decay=0.05, betas=(0.9, 0.95),
         warmup=40 / 1600,
@@ -49,7 +52,7 @@ class Hiera(PretextTask):
 
     def __init__(
         self,
-        encoder: HieraEncoder,
+        encoder: MaskUnits,
         mask_ratio: float = 0.6,
         decoder_dim: int | None = None,
         decoder_depth: int | None = None,
@@ -65,17 +68,17 @@ class Hiera(PretextTask):
                 "must be left out and some not"
             )
         self.view, model = mae_view(encoder.image_size, crop_scale), encoder.model
-        self.side = encoder.unit // encoder.token  # tokens of a unit at the last stage
+        self.side = encoder.last_side
         dims, last = [info["num_chs"] for info in model.feature_info], encoder.dim
-        sides = [model.mask_unit_size[0] // model.q_stride[0] ** stage for stage in range(model.q_pool)]
-        self.fusion = nn.ModuleList(
-            nn.Conv2d(dim, last, side // self.side, stride=side // self.side)
-            for dim, side in zip(dims, sides, strict=False)
-        )
+        conv: Any = nn.Conv3d if len(self.side) == 3 else nn.Conv2d
+        self.fusion = nn.ModuleList()
+        for pooled in range(model.q_pool):
+            kernel = tuple(a // b for a, b in zip(encoder.side(pooled), self.side, strict=True))
+            self.fusion.append(conv(dims[pooled], last, kernel, stride=kernel))
         self.norm = layer_norm(last)
         dim, depth = decoder_shape(last, decoder_dim, decoder_depth)
         self.embed, self.mask_token = nn.Linear(last, dim), nn.Parameter(torch.zeros(dim))
-        self.positions = nn.Parameter(torch.zeros(1, encoder.grid[0] * encoder.grid[1], dim))
+        self.positions = nn.Parameter(torch.zeros(1, prod(encoder.grid), dim))
         blocks = [Block(dim, dim // HEAD_DIM, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth)]
         values = encoder.token**2 * encoder.in_chans
         self.decoder = nn.Sequential(*blocks, layer_norm(dim), nn.Linear(dim, values))
@@ -92,24 +95,28 @@ class Hiera(PretextTask):
             kernel = self.encoder.model.patch_embed.proj.weight
             nn.init.xavier_uniform_(kernel.data.view(len(kernel), -1))
 
-    def puzzle(self, batch: Batch, step: Step) -> Puzzle:
+    def look(self, batch: Batch, step: Step) -> Float[Tensor, "batch chans *size"]:
+        """What the encoder is to see of a batch, whole."""
         image = require(batch, "image", 4)
         view = draw_view(self.view, len(image), step.generator, batch.get("size"))
-        noise = draw.uniform((len(image), self.encoder.num_units), step.generator)
-        hidden = random_mask(noise, self.num_hidden)
-        return Puzzle(apply_view(self.view, image, view), hidden.to(image.device))
+        return apply_view(self.view, image, view)
 
-    def encode(self, puzzle: Puzzle) -> Float[Tensor, "batch kept rows columns dim"]:
+    def puzzle(self, batch: Batch, step: Step) -> Puzzle:
+        pixels = self.look(batch, step)
+        noise = draw.uniform((len(pixels), self.encoder.num_units), step.generator)
+        return Puzzle(pixels, random_mask(noise, self.num_hidden).to(pixels.device))
+
+    def encode(self, puzzle: Puzzle) -> Float[Tensor, "batch kept *side dim"]:
         """The kept units: the ends of all stages that pool and of the last one, fused to its resolution."""
-        stages = self.encoder.stages(puzzle.image, kept=~puzzle.hidden)
+        stages = self.encoder.stages(puzzle.pixels, kept=~puzzle.hidden)
         fused = stages[-1]
         for stage, layer in zip(stages, self.fusion, strict=False):
-            flat = stage.flatten(0, 1).permute(0, 3, 1, 2)
-            fused = fused + layer(flat).permute(0, 2, 3, 1).unflatten(0, fused.shape[:2])
+            maps = layer(stage.flatten(0, 1).movedim(-1, 1))
+            fused = fused + maps.movedim(1, -1).unflatten(0, fused.shape[:2])
         return self.norm(fused)
 
     def rebuild(self, puzzle: Puzzle) -> Float[Tensor, "batch places values"]:
-        """Standardised pixels of every place, in the order channel, row, column."""
+        """Standardised pixels of every place, in the order of `patches`."""
         whole = scattered(self.embed(self.encode(puzzle)), ~puzzle.hidden, self.mask_token)
         return self.decoder(unrolled(whole, self.encoder.units) + self.positions)
 
@@ -117,22 +124,26 @@ class Hiera(PretextTask):
         """The places of the units that were left out."""
         return puzzle.hidden[:, unit_places(self.encoder.units, self.side, puzzle.hidden.device)]
 
-    def truth(self, puzzle: Puzzle) -> Any:
-        """Pixels of every place, channel first, without their mean and contrast."""
-        patches = patchify(self.encoder.normalise(puzzle.image), self.encoder.token)
-        return standardise(patches.unflatten(2, (-1, self.encoder.in_chans)).transpose(2, 3).flatten(2))
+    def patches(self, pixels: Float[Tensor, "batch chans *size"]) -> Float[Tensor, "batch places values"]:
+        """The pixels of every place, in the order channel, row, column."""
+        patches = patchify(pixels, self.encoder.token)
+        return patches.unflatten(2, (-1, self.encoder.in_chans)).transpose(2, 3).flatten(2)
+
+    def truth(self, puzzle: Puzzle) -> Standardised:
+        """What is asked of every place: its pixels without their mean and contrast."""
+        return standardise(self.patches(self.encoder.normalise(puzzle.pixels)))
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         puzzle = self.puzzle(batch, step)
         asked = self.asked(puzzle)  # equally many of every picture
         return {"reconstruction": F.mse_loss(self.rebuild(puzzle)[asked], self.truth(puzzle).values[asked])}
 
-    def paint(self, puzzle: Puzzle, values: Tensor) -> Float[Tensor, "batch chans h w"]:
-        """The picture with these (channel-first, normalised) pixels at the places asked for."""
-        filling = values.unflatten(2, (self.encoder.in_chans, -1)).transpose(2, 3).flatten(2)
-        image = unpatchify(filling, self.encoder.token, self.encoder.grid)
-        colours = patchify(image * self.encoder.std + self.encoder.mean, self.encoder.token)
-        return painted(puzzle.image, self.asked(puzzle), colours, self.encoder.token, self.encoder.grid)
+    def paint(self, puzzle: Puzzle, values: Tensor) -> Float[Tensor, "batch chans *size"]:
+        """The picture with these (normalised) pixels, in the order of `patches`, at the places asked for."""
+        encoder, mean, std = self.encoder, self.encoder.mean.flatten(), self.encoder.std.flatten()
+        colours = values.unflatten(2, (encoder.in_chans, -1)).transpose(2, 3) * std + mean
+        rows, columns = encoder.grid
+        return painted(puzzle.pixels, self.asked(puzzle), colours.flatten(2), encoder.token, (rows, columns))
 
     def question(self, batch: Batch, step: Step) -> Question:
         """The first place of the first unit that was left out."""
@@ -147,8 +158,12 @@ class Hiera(PretextTask):
         rebuilt = self.rebuild(puzzle).to(truth.std.dtype) * truth.std + truth.mean
         masked, answer = (self.paint(puzzle, part) for part in (torch.zeros_like(rebuilt), rebuilt))
         rows = [
-            [Panel("what it sees", a), Panel("rebuilt", b, "answer"), Panel("the picture", c, "truth")]
-            for a, b, c in zip(masked, answer, puzzle.image, strict=True)
+            [
+                Panel("what it sees", a, kind=self.kind),
+                Panel("rebuilt", b, "answer", self.kind),
+                Panel("all of it", c, "truth", self.kind),
+            ]
+            for a, b, c in zip(masked, answer, puzzle.pixels, strict=True)
         ]
         return Sheet("Hiera", "What was in the units that were left out?", rows)
 
