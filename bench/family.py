@@ -39,7 +39,7 @@ def maker(slug: str, needs: str, toy: bool) -> Callable[[], None]:
         return {"image": image, "size": size, "index": torch.arange(count)}
 
     batch = pictures(count)
-    task.prepare([pictures(16)], 16)  # enough patches for a codebook
+    task.prepare([pictures(64)], 64)  # enough patches for a codebook
     steps = iter(range(10**9))
 
     def loss() -> torch.Tensor:

@@ -209,7 +209,7 @@ class CIM(PretextTask):
         lit = said.softmax(1)[:: self.count, 1:]
         truth = covered(crops, self.context_size)[:: self.count, None]
         rows = [
-            [Panel("the picture", a), Panel("whence is this?", b, "asked"),
+            [Panel("the picture", a), Panel("where is this?", b, "asked"),
              Panel("where it is said to be", a * (0.2 + 0.8 * c), "answer"),
              Panel("where it was", a * (0.2 + 0.8 * d), "truth")]
             for a, b, c, d in zip(context, exemplars[:: self.count], lit, truth, strict=True)
