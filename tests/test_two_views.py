@@ -184,6 +184,29 @@ def test_swav_predicts_the_other_crops_assignments():
     assert loss.item() == pytest.approx(torch.stack(terms).mean().item())
 
 
+def test_swavs_queue_is_assigned_with_the_batch_once_it_is_full():
+    task = make(SwAV, prototypes=5, num_local=0, queue=12, queue_from=0)
+    for number in range(3):
+        step = Step.at(number, 100, 10)
+        vectors = [v.detach() for v in task.crops(batch(), Step.at(number, 100, 10))]
+        queues = [queue.rows.clone() for queue in task.queues]
+        codes = [
+            sinkhorn(task.prototypes(torch.cat([v, q]) if number == 2 else v))[:6]
+            for v, q in zip(vectors, queues, strict=True)
+        ]
+        terms = [
+            -(codes[i] * (task.prototypes(vectors[1 - i]) / 0.1).log_softmax(1)).sum(1).mean() for i in range(2)
+        ]
+        assert task.loss(batch(), step)["swav"].item() == pytest.approx(torch.stack(terms).mean().item())
+        task.after_step(step)
+        for v, before, queue in zip(vectors, queues, task.queues, strict=True):
+            written = slice(6 * number % 12, 6 * number % 12 + 6)
+            torch.testing.assert_close(queue.rows[written], v)
+            assert torch.equal(queue.rows[written.stop :], before[written.stop :])
+    late = make(SwAV, prototypes=5, queue=12, queue_from=3)
+    assert late.filling_from(Step.at(0, 1000, 10)) == 30 and late.filling_from(Step.at(0, 100, 10)) == 10
+
+
 def test_swavs_prototypes_have_length_one_and_wait_an_epoch():
     task = make(SwAV, prototypes=5)
     assert torch.allclose(task.prototypes.weight.norm(dim=1), torch.ones(5, dtype=torch.float64))

@@ -123,6 +123,16 @@ ROWS = (
         "to which prototypes does another crop of the picture belong?",
     ),
     Row(
+        "deepcluster-v2",
+        "DeepCluster-v2",
+        "image",
+        "pretask.methods.image.deepcluster_v2:DeepClusterV2",
+        "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (Caron et al., NeurIPS 2020), "
+        "after DeepCluster (Caron et al., ECCV 2018)",
+        "place, size and colours of a crop",
+        "to which cluster of all pictures does it belong?",
+    ),
+    Row(
         "barlow-twins",
         "Barlow Twins",
         "image",

@@ -1,9 +1,5 @@
-"""SwAV: say of one view to which prototypes the other was assigned (Caron et al., NeurIPS 2020).
+"""SwAV: say of one view to which prototypes the other was assigned (Caron et al., NeurIPS 2020)."""
 
-The queue of earlier features that the paper adds for small batches is not here.
-"""
-
-from dataclasses import replace
 from math import log
 
 import torch
@@ -11,20 +7,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pretask.data.batch import require
-from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
-from pretask.encoders.stride import local_side
-from pretask.methods.image.two_views import TwoViews
-from pretask.objectives.contrastive import unit
+from pretask.methods.image.multi_crop import MultiCrop
 from pretask.objectives.distillation import view_loss
+from pretask.objectives.distributed import rank, world_size
+from pretask.objectives.memory import Queue
 from pretask.objectives.sinkhorn import sinkhorn
-from pretask.pretexts.views import SMALL_IMAGE, ViewSpec, apply_view, draw_view, simclr_views
+from pretask.pretexts.views import SMALL_IMAGE
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Step
 
 
-class SwAV(TwoViews):
+class SwAV(MultiCrop):
     """Swapped prediction of prototype assignments, which Sinkhorn-Knopp makes use all prototypes alike.
 
     Args:
@@ -40,6 +34,9 @@ class SwAV(TwoViews):
         global_scale: area of a large crop, as a share of the picture's.
         local_scale: area of a small crop.
         freeze_prototypes: epochs in which the prototypes do not learn; a tenth of a run no longer than that.
+        queue: vectors of earlier batches that are assigned together with a batch, for batches that are few beside
+            the prototypes (the paper's 3840 for batches of 256); 0 does without.
+        queue_from: epoch in which the queue begins to fill, at most a tenth of the run; it is used when it is full.
     """
 
     title = "SwAV"
@@ -61,42 +58,56 @@ class SwAV(TwoViews):
         global_scale: tuple[float, float] = (0.14, 1.0),
         local_scale: tuple[float, float] = (0.05, 0.14),
         freeze_prototypes: int = 1,
+        queue: int = 0,
+        queue_from: int = 15,
     ):
-        view = simclr_views(encoder.image_size, global_scale)
-        super().__init__(encoder, view)
-        small = encoder.image_size <= SMALL_IMAGE
-        self.num_local = (2 if small else 6) if num_local is None else num_local
-        self.local: ViewSpec = replace(view, size=local_side(encoder, local_size), scale=local_scale)
-        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
-        self.freeze_prototypes = freeze_prototypes
-        self.projector = mlp(
-            encoder.dim, hidden_dim or (512 if small else 2048), projection_dim, batch_norm=True
+        super().__init__(
+            encoder, num_local, local_size, hidden_dim, projection_dim, global_scale, local_scale
         )
-        count = prototypes or (300 if small else 3000)
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.freeze_prototypes, self.queue_from = freeze_prototypes, queue_from
+        count = prototypes or (300 if encoder.image_size <= SMALL_IMAGE else 3000)
         self.prototypes = nn.Linear(projection_dim, count, bias=False)
         self.keep_length()
+        self.queues = nn.ModuleList(Queue(queue, projection_dim, seed) for seed in range(2 if queue else 0))
+        self.seen: list[list[Tensor]] = []
 
     @torch.no_grad()
     def keep_length(self) -> None:
         """Prototypes have length 1 whenever they are used."""
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
-    def compared(self, views: Float[Tensor, "views chans h w"]) -> Float[Tensor, "views dim"]:
-        return unit(self.projector(self.encoder(views).pooled))
-
-    def small_crops(self, batch: Batch, step: Step) -> list[Float[Tensor, "batch chans h w"]]:
-        image, size = require(batch, "image", 4), batch.get("size")
-        return [
-            apply_view(self.local, image, draw_view(self.local, len(image), step.generator, size))
-            for _ in range(self.num_local)
-        ]
-
     def loss(self, batch: Batch, step: Step) -> Losses:
-        views, local = self.views(batch, step), self.small_crops(batch, step)
-        scores = [self.prototypes(self.compared(part)) for part in (views, torch.cat(local) if local else None)
-                  if part is not None]  # fmt: skip
-        codes = [sinkhorn(own.detach(), self.epsilon, self.iterations) for own in scores[0].chunk(2)]
-        return {"swav": view_loss(torch.cat(scores), torch.cat(codes), len(views) // 2, self.temperature)}
+        vectors = self.crops(batch, step)
+        scores = self.prototypes(torch.cat(vectors)).split(len(vectors[0]))
+        codes = [self.assign(view, scores[view].detach(), step) for view in range(2)]
+        if (
+            self.queues
+            and step.index >= self.filling_from(step)
+            and self.training
+            and torch.is_grad_enabled()
+        ):
+            self.seen.append([v.detach() for v in vectors[:2]])
+        return {"swav": view_loss(torch.cat(scores), torch.cat(codes), len(vectors[0]), self.temperature)}
+
+    def filling_from(self, step: Step) -> int:
+        """The step in which queues begin to fill."""
+        return min(self.queue_from * step.steps_per_epoch, step.total // 10)
+
+    @torch.no_grad()
+    def assign(
+        self, view: int, scores: Float[Tensor, "batch prototypes"], step: Step
+    ) -> Float[Tensor, "batch prototypes"]:
+        """Codes of a view, shared out among its batch and, once it is full, its queue."""
+        if self.queues:
+            rows = self.queues[view].rows
+            written = (step.index - self.filling_from(step)) * len(scores) * world_size()
+            if written >= len(rows):  # each process brings a part of the queue, all equally long
+                share = len(rows) // world_size()
+                kept = rows[rank() * share : (rank() + 1) * share].to(scores.dtype)
+                scores = torch.cat([scores, self.prototypes(kept)])
+                return sinkhorn(scores, self.epsilon, self.iterations)[: len(scores) - len(kept)]
+        return sinkhorn(scores, self.epsilon, self.iterations)
 
     def after_backward(self, step: Step) -> None:
         frozen = self.freeze_prototypes * step.steps_per_epoch
@@ -105,6 +116,10 @@ class SwAV(TwoViews):
 
     def after_step(self, step: Step) -> None:
         self.keep_length()
+        for vectors in self.seen:
+            for queue, v in zip(self.queues, vectors, strict=True):
+                queue.enqueue(v)
+        self.seen.clear()
 
     def chance(self, batch_size: int) -> dict[str, float]:
         return {"swav": log(self.prototypes.out_features)}
