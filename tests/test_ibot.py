@@ -301,7 +301,7 @@ def test_the_teacher_is_kept_and_can_be_fine_tuned():
     task = make()
     with torch.no_grad():
         task.teacher.encoder.model.patch_embed.proj.bias.fill_(0.5)
-    kept = task.kept
+    kept = task.learned
     assert (kept.model.patch_embed.proj.bias == 0.5).all()
     flags = [p.requires_grad for p in kept.parameters()]
     assert flags == [p.requires_grad for p in task.encoder.parameters()] and any(flags)

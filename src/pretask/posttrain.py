@@ -94,7 +94,7 @@ def keep(job: Job, plan: GRPO, folder: Path) -> None:
     place = checkpoint.Place(plan.steps, 0, settings, len(job.train_set))
     checkpoint.save(folder, job.task, {}, place, write=True)
     sheet_writer(job, folder)(job.task, plan.steps)
-    save_encoder(job.task.kept, folder / "encoder.safetensors")  # type: ignore[arg-type]
+    save_encoder(job.task.learned, folder / "encoder.safetensors")  # type: ignore[arg-type]
 
 
 def paid(task: Any, rewards: dict[str, Any] | None) -> Any:

@@ -169,7 +169,7 @@ class PretextTask(nn.Module):
         self.stages: tuple[Stage, ...] = ()
 
     @property
-    def kept(self) -> nn.Module:
+    def learned(self) -> nn.Module:
         """What a run leaves and evaluations judge: the encoder, or the teacher's where the paper judges that."""
         return self.encoder
 

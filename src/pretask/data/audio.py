@@ -11,17 +11,18 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pretask.data.arrays import LABELS as ARRAY_LABELS
-from pretask.data.dataset import Dataset, Skipped, check_broken, no_split, part_of, spread
+from pretask.data.dataset import Dataset, Skipped, check_broken, part_of, spread
 from pretask.data.decode import memory_budget, threads
 from pretask.data.formats import Broken, reasons
+from pretask.data.gather import Cache, chosen, fifth
 from pretask.data.layout import encode_labels, hidden, read_layout, walk
 from pretask.data.lists import LABELS, PATHS
 from pretask.data.music import KEYS, Tracks
@@ -32,12 +33,10 @@ from pretask.errors import DataError, UsageError
 
 log = logging.getLogger("pretask.data")
 
-Cache = Literal["auto", "memory", "never"]
 RATE = 22050
 LONG = 30.0  # seconds of a piece at most, where nobody says
 SONG, SONGS = 6.0, 720  # seconds and number of the embedded pieces
 SONG_SHARE = 4  # of the embedded pieces of each key every fourth is for testing
-SHARE = 5  # of the recordings of a class every fifth is, where the source does not say
 MOST_WORKERS = 8
 TABLES = (".csv", ".tsv")
 SOUNDS = ("audio", "sound", "wave", "waveform", "x", "X", "data", "arr_0")
@@ -99,7 +98,8 @@ def open_audio(
         lengths = sorted(fact.seconds for fact in facts.values())
         seconds = min(lengths[len(lengths) // 2], LONG)
     place = laid_out(facts, seconds, pieces)
-    found = with_parts(found, place[:, 0].long())
+    if (tested := fifth(found, place[:, 0].long())) is not None:
+        found = replace(found, parts=tested, part_names=("train", "test"))
     place = place[chosen(found, place[:, 0].long(), split, limit)]
     dataset = decoded(found, Parts(found.store, place, seconds, rate), skipped, cache, max_broken)
     dataset.workers = min(threads(), MOST_WORKERS) if workers is None else workers
@@ -113,35 +113,6 @@ def laid_out(facts: dict[int, Facts], seconds: float, most: int | None) -> Float
         count = max(1, int(fact.seconds / seconds + 1e-6))
         begins += [(row, number * seconds) for number in spread(count, most or count).tolist()]
     return torch.tensor(begins, dtype=torch.float64)
-
-
-def with_parts(found: Source, file: Int[Tensor, "pieces"]) -> Source:
-    """With every fifth recording of each class for testing, where the source does not say: else pieces of one
-    recording would be learned from and judged by."""
-    if found.parts is not None or found.targets is None or len(file.unique()) == len(file):
-        return found
-    place = torch.zeros_like(found.targets)
-    for target in found.targets.unique():
-        own = (found.targets == target).nonzero().flatten()
-        place[own] = torch.arange(len(own))
-    parts = (place % SHARE == SHARE - 1).long()
-    return replace(found, parts=parts, part_names=("train", "test")) if parts.any() else found
-
-
-def chosen(
-    found: Source, file: Int[Tensor, "pieces"], split: str | None, limit: int | None
-) -> Int[Tensor, "some"]:
-    """The pieces that are asked for.
-
-    Raises:
-        UsageError: there is no such split.
-    """
-    rows = torch.arange(len(file))
-    if split is not None:
-        if found.parts is None or split not in found.part_names:
-            raise no_split(found.name, split, found.part_names)
-        rows = rows[found.parts[file] == found.part_names.index(split)]
-    return rows if limit is None else rows[spread(len(rows), limit)]
 
 
 def survey(found: Source, rate: int) -> tuple[dict[int, Facts], dict[int, str]]:

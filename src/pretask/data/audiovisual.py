@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pretask.data.dataset import Dataset, part_of, spread
-from pretask.data.images import Cache
+from pretask.data.gather import Cache
 from pretask.data.multimodal import open_multimodal
 from pretask.data.sounding import sounding_digits
 from pretask.errors import DataError, UsageError

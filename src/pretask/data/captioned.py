@@ -13,7 +13,8 @@ import torch
 from pretask.data.arrays import from_arrays
 from pretask.data.dataset import Dataset, Skipped, check_broken, part_of, spread
 from pretask.data.embedded import TEXTURE_SIDES, TEXTURES, divided, photographs, placed, turned
-from pretask.data.images import Cache, Wishes, decoded
+from pretask.data.gather import Cache
+from pretask.data.images import Wishes, decoded
 from pretask.data.lists import from_list
 from pretask.data.moving import COLOURS
 from pretask.data.multimodal import Joined, Scripts

@@ -6,15 +6,16 @@ import itertools
 import logging
 from collections import Counter
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pretask.data.dataset import Dataset, Samples, Skipped, check_broken, no_split, part_of, spread
+from pretask.data.dataset import Dataset, Samples, Skipped, check_broken, part_of, spread
 from pretask.data.decode import PROBED, Lazy, load, memory_budget, probe, threads
 from pretask.data.find import find_source
+from pretask.data.gather import Cache, chosen
 from pretask.data.layout import encode_labels
 from pretask.data.masks import Masked
 from pretask.data.pictures import Canvas, Facts, value_range
@@ -27,7 +28,6 @@ from pretask.errors import DataError
 
 log = logging.getLogger("pretask.data")
 
-Cache = Literal["auto", "memory", "never"]
 CANVAS = 9 / 7  # canvas over input: an average random crop (60 % of the area) then has the input's pixels
 SMALL, SIDE_FEW, SIDE_MANY, MANY = 64, 128, 224, 10_000
 MOST_WORKERS = 8
@@ -75,13 +75,7 @@ def open_images(
     if isinstance(source, str) and streamed(source):
         return open_stream(source, wishes, limit)
     found = find_source(source, channels)
-    rows = torch.arange(len(found.store.names))
-    if split is not None:
-        if found.parts is None or split not in found.part_names:
-            raise no_split(found.name, split, found.part_names)
-        rows = rows[found.parts == found.part_names.index(split)]
-    if limit is not None:
-        rows = rows[spread(len(rows), limit)]
+    rows = chosen(found, torch.arange(len(found.store.names)), split, limit)
     dataset = decoded(found, rows, wishes)
     return dataset if split is None else part_of(dataset, split)
 

@@ -16,7 +16,8 @@ from pretask.data.embedded import TEXTURES
 from pretask.data.films import Files, Film
 from pretask.data.footage import Drawn, Footage
 from pretask.data.formats import Broken
-from pretask.data.images import MOST_WORKERS, Cache
+from pretask.data.gather import SHARE, Cache
+from pretask.data.images import MOST_WORKERS
 from pretask.data.layout import ORDER, encode_labels
 from pretask.data.manifest import Piece, joined, read_manifest
 from pretask.data.moving import MOTIONS, draw_scenes, sprites
@@ -25,7 +26,7 @@ from pretask.data.sounds import SILENT, Parts
 from pretask.data.stores import Files as Recordings
 from pretask.data.text import LEARNED_FROM
 from pretask.data.tokens import Ragged, Tokenizer, learn_tokenizer, load_tokenizer
-from pretask.data.video import SHARE, canvas_for, footage_of
+from pretask.data.video import canvas_for, footage_of
 from pretask.errors import DataError, UsageError
 
 NARRATED = "narrated-digits"

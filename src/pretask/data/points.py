@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from pretask.data.cloud_sources import find_clouds
 from pretask.data.clouds import Cloud, decode
-from pretask.data.dataset import Dataset, Memory, Skipped, check_broken, no_split, part_of, spread
-from pretask.data.decode import memory_budget, threads
+from pretask.data.dataset import Dataset, part_of, spread
+from pretask.data.decode import threads
 from pretask.data.formats import Broken, reasons
-from pretask.data.scans import LazyClouds, Reading, read, scan_name
+from pretask.data.gather import PROBED, Cache, chosen, gathered
+from pretask.data.scans import LazyClouds, Reading
 from pretask.data.source import Source
 from pretask.data.stores import Store
 from pretask.errors import UsageError
 
-log = logging.getLogger("pretask.data")
-
-Cache = Literal["auto", "memory", "never"]
-PROBED = 8  # clouds looked at to know what points carry
 TESTED = 0.25  # share of the scans of each cloud that are for testing
 MOST_WORKERS = 8
 
@@ -76,33 +68,32 @@ def open_points(
     if points < 1 or scans < 1 or window < 1:
         raise UsageError(f"points ({points}), scans ({scans}) and window ({window}) are whole numbers from 1")
     found = find_clouds(source, window)
-    rows = chosen(found, scans, split, limit)
+    rows = chosen(found, torch.arange(as_scans(found, scans)), split, limit)
     numbers = (rows // scans).unique()
     sizes, carried = look(found.store, numbers[spread(len(numbers), PROBED)].tolist())
     width = min(carried, default=0) if features is None else features
-    dataset = decoded(found, rows, Reading(points, width, scale, scans, turn, noise), cache, max_broken)
+    reading = Reading(points, width, scale, scans, turn, noise)
+    size = sum(column.nbytes for column in reading.void(1).values())
+    dataset = gathered(
+        found, rows, LazyClouds(found.store, reading), size, cache, max_broken, modality="points",
+        inputs={"in_chans": 3 + width},
+    )  # fmt: skip
+    if width:
+        dataset.facts["numbers a point"] = 3 + width
     dataset.workers = min(threads(), MOST_WORKERS) if workers is None else workers
     if sizes:
         dataset.facts["points a cloud"] = f"{min(sizes)} to {max(sizes)}, of which {points} are taken"
     return dataset if split is None else part_of(dataset, split)
 
 
-def chosen(found: Source, scans: int, split: str | None, limit: int | None) -> Int[Tensor, "some"]:
-    """Which scans are wanted; the source's classes and parts are those of scans afterwards.
-
-    Raises:
-        UsageError: there is no such split.
-    """
+def as_scans(found: Source, scans: int) -> int:
+    """The number of scans; the source's classes and parts are those of scans afterwards."""
     if scans > 1:
         split_scans(found, scans)
-    rows = torch.arange(len(found.store.names) * scans)
-    if found.classes is not None and len(rows) < 2 * len(found.classes):
+    count = len(found.store.names) * scans
+    if found.classes is not None and count < 2 * len(found.classes):
         found.targets, found.classes = None, None  # names rather than classes
-    if split is not None:
-        if found.parts is None or split not in found.part_names:
-            raise no_split(found.name, split, found.part_names)
-        rows = rows[found.parts == found.part_names.index(split)]
-    return rows if limit is None else rows[spread(len(rows), limit)]
+    return count
 
 
 def look(store: Store, rows: list[int]) -> tuple[list[int], list[int]]:
@@ -131,49 +122,3 @@ def split_scans(found: Source, scans: int) -> None:
         number = torch.arange(len(found.store.names) * scans) % scans
         found.parts = (number >= scans - max(1, round(TESTED * scans))).long()
         found.part_names = ("train", "test")
-
-
-def decoded(
-    found: Source, rows: Int[Tensor, "some"], reading: Reading, cache: Cache, max_broken: float
-) -> Dataset:
-    """These scans, in memory if they fit.
-
-    Raises:
-        DataError: too many are broken.
-    """
-    needed = sum(column.nbytes for column in reading.void(1).values()) * len(rows)
-    in_memory = cache == "memory" or (cache == "auto" and needed <= memory_budget())
-    tried = rows if in_memory else rows[spread(len(rows), PROBED)]
-    with ThreadPoolExecutor(threads()) as pool:
-        columns, broken = read(found.store, reading, tried.tolist(), pool)
-    name = partial(scan_name, found.store, reading)
-    skipped = [Skipped(name(row), reason) for row, reason in sorted(broken.items())]
-    readable = torch.tensor([row not in broken for row in rows.tolist()], dtype=torch.bool)
-    check_broken(found.name, skipped, len(tried), max_broken if readable.any() else 0)
-    if skipped:
-        log.warning("%s: %d files are skipped, the first %s: %s", found.name, len(skipped), *skipped[0])
-    kept = rows if in_memory else torch.arange(len(found.store.names) * reading.scans)
-    size = f"{needed / 1e6:.1f} MB"
-    facts: dict[str, Any] = {
-        "memory": f"decoded once into memory ({size})"
-        if in_memory
-        else f"decoded when needed ({size} in all)"
-    }
-    if reading.features:
-        facts["numbers a point"] = 3 + reading.features
-    if found.ignored:
-        facts["other files"] = found.ignored
-    return Dataset(
-        Memory(columns, list(map(name, rows.tolist()))) if in_memory else LazyClouds(found.store, reading),
-        found.name,
-        modality="points",
-        inputs={"in_chans": 3 + reading.features},
-        rows=readable.nonzero().flatten() if in_memory else rows[readable],
-        targets=None if found.targets is None else found.targets[kept],
-        classes=found.classes,
-        parts=None if found.parts is None else found.parts[kept],
-        part_names=found.part_names,
-        skipped=skipped,
-        max_broken=max_broken,
-        facts=facts,
-    )

@@ -15,13 +15,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pretask.data.arrays import CLASSES, LABELS, by_split
-from pretask.data.dataset import Dataset, Skipped, check_broken, no_split, part_of, spread
+from pretask.data.dataset import Dataset, Skipped, check_broken, part_of, spread
 from pretask.data.decode import PROBED, memory_budget, threads
 from pretask.data.films import SUFFIXES, Files, Film, Films, Folders, Stack
 from pretask.data.find import sift
 from pretask.data.footage import Clips, Decoded, Drawn, Footage, hold
 from pretask.data.formats import Broken
-from pretask.data.images import MOST_WORKERS, Cache, Wishes, choose_canvas, default_side
+from pretask.data.gather import Cache, chosen, fifth
+from pretask.data.images import MOST_WORKERS, Wishes, choose_canvas, default_side
 from pretask.data.layout import encode_labels, read_layout, walk
 from pretask.data.moving import MOTIONS, draw_scenes, sprites
 from pretask.data.pictures import Canvas
@@ -30,7 +31,6 @@ from pretask.errors import DataError, UsageError
 log = logging.getLogger("pretask.data")
 
 SIDE = 112  # pixels at most where nobody says: the side of C3D's and R3D's input
-SHARE = 5  # of the videos of a class every fifth is for testing, where the source does not say
 EMBEDDED_SIDE, EMBEDDED_FRAMES = 32, 48
 VIDEOS = ("video", "videos", "x", "X", "data", "arr_0")
 ACCEPTED = (
@@ -143,7 +143,8 @@ def clips_of(found: Found, window: Window, wishes: Wishes, split: str | None, li
     films, skipped = survey(found.films, window)
     check_broken(found.name, skipped, len(found.films.names), wishes.max_broken if films else 0)
     which, start = window.cut({row: film.frames for row, film in films.items()})
-    found = with_parts(found, which)
+    if (tested := fifth(found, which)) is not None:
+        found = found._replace(parts=tested, part_names=("train", "test"))
     rows = chosen(found, which, split, limit)
     side, canvas = canvas_for(list(films.values()), wishes.image_size, wishes.channels)
     needed = {row: films[row].frames for row in which[rows].unique().tolist()}
@@ -289,35 +290,6 @@ def survey(films: Films, window: Window) -> tuple[dict[int, Film], list[Skipped]
         seen = list(pool.map(look, range(len(films.names))))
     skipped = [Skipped(str(films.names[row]), what) for row, what in enumerate(seen) if isinstance(what, str)]
     return {row: what for row, what in enumerate(seen) if isinstance(what, Film)}, skipped
-
-
-def with_parts(found: Found, which: Int[Tensor, "samples"]) -> Found:
-    """With every fifth video of each class for testing, where the source does not say: else samples of one
-    video would be learned from and judged by."""
-    if found.parts is not None or found.targets is None or len(which.unique()) == len(which):
-        return found
-    place = torch.zeros_like(found.targets)
-    for target in found.targets.unique():
-        own = (found.targets == target).nonzero().flatten()
-        place[own] = torch.arange(len(own))
-    parts = (place % SHARE == SHARE - 1).long()
-    return found._replace(parts=parts, part_names=("train", "test")) if parts.any() else found
-
-
-def chosen(
-    found: Found, which: Int[Tensor, "samples"], split: str | None, limit: int | None
-) -> Int[Tensor, "some"]:
-    """The samples that are asked for.
-
-    Raises:
-        UsageError: a split that is not there.
-    """
-    rows = torch.arange(len(which))
-    if split is not None:
-        if found.parts is None or split not in found.part_names:
-            raise no_split(found.name, split, found.part_names)
-        rows = rows[found.parts[which] == found.part_names.index(split)]
-    return rows if limit is None else rows[spread(len(rows), limit)]
 
 
 def canvas_for(films: list[Film], image_size: int | None, channels: int | None) -> tuple[int, Canvas]:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pretask.data.dataset import Dataset, Memory, Skipped, check_broken, no_split, part_of, spread
-from pretask.data.decode import memory_budget, threads
+from pretask.data.dataset import Dataset, part_of, spread
+from pretask.data.decode import threads
 from pretask.data.formats import Broken, reasons
-from pretask.data.source import Source
+from pretask.data.gather import PROBED, Cache, chosen, gathered
 from pretask.data.stores import Opener
 from pretask.data.volume_files import Volumes, find_volumes
 from pretask.data.voxels import Reading, Scan, Triple, at_spacing
 from pretask.errors import UsageError
 
-log = logging.getLogger("pretask.data")
-
-Cache = Literal["auto", "memory", "never"]
-PROBED = 8  # volumes looked at before a size is chosen
 LARGEST, STEP = 96, 8  # voxels along an axis by default: at most, and in such steps
 MOST_WORKERS = 8
 
@@ -70,7 +65,7 @@ def open_volumes(
         UsageError: a split that is not there, or a number that makes no sense.
     """
     found = find_volumes(source)
-    rows = chosen(found, split, limit)
+    rows = chosen(found, torch.arange(len(found.store.names)), split, limit)
     wanted = None if spacing is None else three(spacing, "spacing")
     span = None if window is None else pair_of(window)
     seen = look(found.store, rows[spread(len(rows), PROBED)].tolist())
@@ -78,7 +73,11 @@ def open_volumes(
         channels = Counter(len(scan.values) for scan in seen).most_common(1)[0][0] if seen else 1
     fitted = default_size(seen, wanted) if size is None else whole(three(size, "size"))
     reading = Reading(fitted, channels, found.store.segmented, wanted, span, foreground)  # type: ignore[attr-defined]
-    dataset = decoded(found, rows, reading, cache, max_broken)
+    inputs = {"in_chans": channels, "size": list(reading.size)}
+    size = sum(column.nbytes for column in reading.void(1).values())
+    dataset = gathered(
+        found, rows, LazyVolumes(found.store, reading), size, cache, max_broken, modality="volume", inputs=inputs
+    )
     dataset.facts |= facts_of(found.store, seen, reading)
     dataset.workers = min(threads(), MOST_WORKERS) if workers is None else workers
     return dataset if split is None else part_of(dataset, split)
@@ -115,20 +114,6 @@ def pair_of(value: Any) -> tuple[float, float]:
     if len(given) != 2 or any(not isinstance(x, (int, float)) for x in given) or given[0] >= given[1]:
         raise UsageError(f"window is two numbers, the lower one first ([-175, 250]), not {value}")
     return float(given[0]), float(given[1])
-
-
-def chosen(found: Source, split: str | None, limit: int | None) -> Int[Tensor, "some"]:
-    """Rows of the source that are asked for.
-
-    Raises:
-        UsageError: the split is not there.
-    """
-    rows = torch.arange(len(found.store.names))
-    if split is not None:
-        if found.parts is None or split not in found.part_names:
-            raise no_split(found.name, split, found.part_names)
-        rows = rows[found.parts == found.part_names.index(split)]
-    return rows if limit is None else rows[spread(len(rows), limit)]
 
 
 def look(store: Any, rows: Iterable[int]) -> list[Scan]:
@@ -168,44 +153,6 @@ def facts_of(store: Any, seen: Sequence[Scan], reading: Reading) -> dict[str, An
     if reading.segmented:
         said["segmentations"] = ", ".join(store.segment_names) or "yes"
     return said
-
-
-def decoded(
-    found: Source, rows: Int[Tensor, "some"], reading: Reading, cache: Cache, max_broken: float
-) -> Dataset:
-    """These volumes, in memory if they fit.
-
-    Raises:
-        DataError: too many are broken.
-    """
-    needed = sum(column.nbytes for column in reading.void(1).values()) * len(rows)
-    in_memory = cache == "memory" or (cache == "auto" and needed <= memory_budget())
-    tried = rows if in_memory else rows[spread(len(rows), PROBED)]
-    with ThreadPoolExecutor(threads()) as pool:
-        columns, broken = read(found.store, reading, tried.tolist(), pool)
-    names = found.store.names
-    skipped = [Skipped(names[row], reason) for row, reason in sorted(broken.items())]
-    readable = torch.tensor([row not in broken for row in rows.tolist()], dtype=torch.bool)
-    check_broken(found.name, skipped, len(tried), max_broken if readable.any() else 0)
-    if skipped:
-        log.warning("%s: %d files are skipped, the first %s: %s", found.name, len(skipped), *skipped[0])
-    kept = rows if in_memory else torch.arange(len(names))
-    size = f"{needed / 1e6:.1f} MB"
-    facts: dict[str, Any] = {
-        "memory": f"decoded once into memory ({size})"
-        if in_memory
-        else f"decoded when needed ({size} in all)"
-    }
-    if found.ignored:
-        facts["other files"] = found.ignored
-    return Dataset(
-        Memory(columns, [names[row] for row in rows.tolist()]) if in_memory else LazyVolumes(found.store, reading),
-        found.name, modality="volume", inputs={"in_chans": reading.channels, "size": list(reading.size)},
-        rows=readable.nonzero().flatten() if in_memory else rows[readable],
-        targets=None if found.targets is None else found.targets[kept], classes=found.classes,
-        parts=None if found.parts is None else found.parts[kept], part_names=found.part_names,
-        skipped=skipped, max_broken=max_broken, facts=facts,
-    )  # fmt: skip
 
 
 def read(

@@ -51,10 +51,8 @@ class CrossBlock(Block):
     def __init__(self, dim: int, num_heads: int):
         super().__init__(dim, num_heads, qkv_bias=True, norm_layer=layer_norm)
         self.apply(xavier_linear)
-        for part in (
-            self.attn.qkv.weight[:dim],
-            self.attn.qkv.weight[dim:],
-        ):  # two layers in the official code
+        weight: Any = self.attn.qkv.weight  # type: ignore[union-attr]
+        for part in (weight[:dim], weight[dim:]):  # two layers in the official code
             nn.init.xavier_uniform_(part)
 
     def forward(  # type: ignore[override]

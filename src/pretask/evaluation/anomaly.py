@@ -108,7 +108,7 @@ def smooth_maps(
         for rows in torch.arange(len(dataset)).split(BATCH):
             batch = dataset.batch(rows)
             maps = maps_of(encoder, to_device(batch, home)).float().cpu()
-            rest = {key: batch[key] for key in ("segmentation", "size") if key in batch}
+            rest: dict[str, Any] = {k: batch[k] for k in ("segmentation", "size") if k in batch}
             found.append((F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False), rest))
     return found
 

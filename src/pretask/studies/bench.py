@@ -21,7 +21,7 @@ from pretask import modalities
 from pretask.data import Dataset, open_data
 from pretask.data.dataset import spread
 from pretask.encoders import build_encoder, load_encoder
-from pretask.errors import PretaskError
+from pretask.errors import PretaskError, UsageError
 from pretask.evaluation.features import data_hash
 from pretask.evaluation.protocols import evaluate, test_part
 from pretask.registry import build_task
@@ -30,6 +30,7 @@ from pretask.studies.sources import ROOT
 
 if TYPE_CHECKING:
     from pretask.studies.claim import Compute
+    from pretask.task import PretextTask
 
 Note = Callable[[str], None]
 FOLDER = "PRETASK_DATA"
@@ -83,9 +84,15 @@ class Bench:
 
     @classmethod
     def of(cls, claim: Claim, note: Note) -> Bench:
-        """Open the claim's data, or its embedded ones where these are missing."""
+        """Open the claim's data, or its embedded ones where these are missing.
+
+        Raises:
+            UsageError: they are missing and nothing may stand in for them.
+        """
         name, embedded = claim.data, claim.data in modalities.BY_EMBEDDED
-        source = name if embedded else find_data(name)
+        source = name if embedded else find_data(name) or (name if Path(name).exists() else None)
+        if source is None and not claim.fallback:
+            raise UsageError(f"there are no data at '{name}', and ${FOLDER} has none of this name")
         if source is None:
             name = source = claim.fallback
             note(f"{claim.data} is not in ${FOLDER}: {name} stands in for it")
@@ -100,7 +107,7 @@ class Bench:
             for part, count in ((pool, claim.train), (known, claim.labelled), (test, claim.test))
         )
         facts = {
-            "name": name, "train": len(train), "labelled": len(labelled), "test": len(test),
+            "name": dataset.name if Path(name).is_absolute() else name, "train": len(train), "labelled": len(labelled), "test": len(test),
             "classes": len(test.classes or ()) - claim.held_out,
             **{key: str(value) for key, value in claim.reading.items()},
         }  # fmt: skip
@@ -124,17 +131,21 @@ class Bench:
         inputs = {**self.train.inputs, **self.claim.inputs}
         return build_encoder(name, self.train.modality, seed=seed, **inputs)
 
-    def trained(self, arm: Arm, seed: int, folder: Path) -> Trained:
-        """Train an arm, from the folder's last checkpoint if there is one."""
+    def task(self, arm: Arm, seed: int) -> PretextTask:
+        """What an arm trains, as it begins."""
+        assert arm.method is not None
         encoder = self.encoder(arm, seed)
-        if arm.method is None:
-            return Trained(encoder)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             if isinstance(arm.method, str):
-                task = build_task(arm.method, encoder, arm.options)
-            else:
-                task = arm.method(encoder)
+                return build_task(arm.method, encoder, arm.options)
+            return arm.method(encoder)
+
+    def trained(self, arm: Arm, seed: int, folder: Path) -> Trained:
+        """Train an arm, from the folder's last checkpoint if there is one."""
+        if arm.method is None:
+            return Trained(self.encoder(arm, seed))
+        task = self.task(arm, seed)
         steps = self.claim.steps if arm.steps is None else arm.steps
         if steps:
             from pretask.training.loop import fit
@@ -144,7 +155,7 @@ class Bench:
             plan = make_plan(task.recipe, len(self.train), batch_size=batch, max_steps=steps, lr=arm.lr)
             fit(task, self.train, plan, folder, seed=seed, resume=True)
         task.eval()
-        return Trained(task.kept, task)
+        return Trained(task.learned, task)
 
     def measure(self, trained: Trained, seed: int) -> dict[str, Tensor]:
         """Each metric as a value for every test item, or as a single number."""

@@ -175,7 +175,7 @@ class Run:
         self.task.to(home)
         path = self.folder / "encoder.safetensors"
         if self.main and not path.is_file():
-            save_encoder(self.task.kept, path)  # type: ignore[arg-type]  # a task's may be any module
+            save_encoder(self.task.learned, path)  # type: ignore[arg-type]  # a task's may be any module
         self.fabric.barrier()
 
     def begin(self, resume: bool, loggers: Sequence[str]) -> None:

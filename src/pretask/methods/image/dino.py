@@ -118,7 +118,7 @@ class DINO(PretextTask):
         self.centre = Centre(self.prototypes, centre_momentum)
 
     @property
-    def kept(self) -> nn.Module:
+    def learned(self) -> nn.Module:
         return awake(self.teacher.encoder, self.encoder)
 
     def views(self, batch: Batch, step: Step) -> list[Float[Tensor, "batch chans h w"]]:

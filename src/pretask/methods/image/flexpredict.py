@@ -112,7 +112,7 @@ class FlexPredict(PretextTask):
         self.teacher = teacher_of(encoder)
 
     @property
-    def kept(self) -> nn.Module:
+    def learned(self) -> nn.Module:
         return awake(self.teacher, self.encoder)
 
     def puzzle(self, batch: Batch, step: Step) -> Puzzle:
