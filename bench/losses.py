@@ -1,6 +1,6 @@
 """Losses, forward and backward: seconds, and the memory of the tensors a call makes.
 
-Each is first shown to give the peers' value. SwAV, Barlow Twins and VICReg are not among them yet.
+Each is first shown to give the peers' value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from bench.harness import Row, against, alternate, find, peak_memory, same
 from pretask.objectives.contrastive import info_nce, multi_positive, nt_xent
+from pretask.objectives.decorrelation import barlow_twins, covariance, variance_hinge
 from pretask.objectives.distillation import sharpen, view_loss
+from pretask.objectives.sinkhorn import sinkhorn
 
 Loss = Callable[[], Tensor]
 
@@ -127,17 +129,73 @@ def distillation(batch: int, classes: int, views: int) -> Case:
     )
 
 
+def redundancy(batch: int, dim: int) -> Case:
+    """Barlow Twins."""
+    a, b = normal(batch, dim), normal(batch, dim, seed=1)
+
+    def lightly() -> Loss:
+        from lightly.loss import BarlowTwinsLoss
+
+        criterion = BarlowTwinsLoss()
+        return lambda: criterion(a, b)
+
+    return Case(lambda: barlow_twins(a, b), {"lightly": lightly}, [a, b], 0.6)
+
+
+def variance(batch: int, dim: int) -> Case:
+    """VICReg."""
+    a, b = normal(batch, dim), normal(batch, dim, seed=1)
+
+    def lightly() -> Loss:
+        from lightly.loss import VICRegLoss
+
+        criterion = VICRegLoss()
+        return lambda: criterion(a, b)
+
+    def ours() -> Tensor:
+        spread = (variance_hinge(a) + variance_hinge(b)) / 2
+        return 25 * F.mse_loss(a, b) + 25 * spread + covariance(a) + covariance(b)
+
+    return Case(ours, {"lightly": lightly}, [a, b], 0.6)
+
+
+def swapping(batch: int, prototypes: int, views: int) -> Case:
+    """SwAV, the codes included."""
+    scores = (0.3 * normal(views * batch, prototypes, learns=False)).requires_grad_()
+
+    def lightly() -> Loss:
+        from lightly.loss import SwaVLoss
+
+        criterion = SwaVLoss()
+
+        def loss() -> Tensor:
+            parts = list(scores.split(batch))
+            return criterion(parts[:2], parts[2:]).squeeze()
+
+        return loss
+
+    def ours() -> Tensor:
+        codes = [sinkhorn(part.detach()) for part in scores.split(batch)[:2]]
+        return view_loss(scores, torch.cat(codes), batch, 0.1)
+
+    return Case(ours, {"lightly": lightly}, [scores], 0.9)
+
+
 def cases(toy: bool) -> dict[str, Case]:
     if toy:
         return {
             "NT-Xent": contrast(16, 8), "queue": queue(8, 8, 32), "several positives": groups(32, 8, 4),
-            "DINO": distillation(4, 64, 4),
+            "DINO": distillation(4, 64, 4), "Barlow Twins": redundancy(8, 16), "VICReg": variance(8, 16),
+            "SwAV": swapping(4, 16, 4),
         }  # fmt: skip
     return {
         "NT-Xent, 1024 x 128": contrast(1024, 128),
         "InfoNCE with a queue, 256 x 128 against 65536": queue(256, 128, 65536),
         "several positives, 2048 x 128 in 256 groups": groups(2048, 128, 256),
         "DINO, 10 views of 16, 65536 prototypes": distillation(16, 65536, 10),
+        "Barlow Twins, 256 x 8192": redundancy(256, 8192),
+        "VICReg, 256 x 8192": variance(256, 8192),
+        "SwAV, 8 views of 64, 3000 prototypes": swapping(64, 3000, 8),
     }
 
 

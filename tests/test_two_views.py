@@ -248,3 +248,22 @@ def test_byols_second_view_is_solarised_and_the_first_is_not():
 def test_transformers_get_a_rate_they_learn_at(cls):
     vit = build_encoder("vit_tiny_patch16_224:depth=1,embed_dim=32,num_heads=2", image_size=32)
     assert cls(vit).recipe.optimizer == "adamw" and cls.recipe.optimizer != "adamw"
+
+
+@pytest.mark.parametrize(("items", "dim"), [(5, 12), (12, 5), (6, 6)])
+def test_many_dimensions_or_many_items_make_no_difference(items, dim):
+    """The loss by the small product is that by the matrix of dimensions, entry by entry."""
+    generator = torch.Generator().manual_seed(items)
+    a, b = (torch.randn(items, dim, dtype=torch.double, generator=generator) for _ in range(2))
+    scaled = [(x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt() for x in (a, b)]
+    total = 0.0
+    for i in range(dim):
+        for j in range(dim):
+            entry = sum(float(scaled[0][n, i] * scaled[1][n, j]) for n in range(items)) / items
+            total += (1 - entry) ** 2 if i == j else 0.1 * entry**2
+    assert barlow_twins(a, b, 0.1).item() == pytest.approx(total)
+    c = a.T.cov()
+    off = sum(float(c[i, j]) ** 2 for i in range(dim) for j in range(dim) if i != j)
+    assert covariance(a).item() == pytest.approx(off / dim)
+    a.requires_grad_()
+    torch.autograd.gradcheck(lambda x: barlow_twins(x, b, 0.1) + covariance(x), a)

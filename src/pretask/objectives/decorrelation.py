@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pretask.objectives.distributed import mean, world_size
+from pretask.objectives.distributed import gather, mean, world_size
 
 
 def decorrelation(
@@ -39,6 +39,21 @@ def whole_batch(x: Float[Tensor, "items dim"]) -> tuple[Float[Tensor, "items dim
     return x - mean(x.mean(0)), len(x) * world_size()
 
 
+def cross_norm(a: Float[Tensor, "items dim"], b: Float[Tensor, "items other_dim"]) -> Float[Tensor, ""]:
+    """|a'b / N|^2, the squared Frobenius norm, over the N items of all processes.
+
+    It is <aa', bb'> / N^2 as well: where there are fewer items than dimensions the matrix of dimensions, which for a
+    projector of 8192 is large, is never made.
+    """
+    world = world_size()
+    items = len(a) * world
+    if items >= min(a.shape[1], b.shape[1]):
+        return mean(a.T @ b / len(a)).square().sum()
+    first = a @ gather(a).T  # of this process's items with all: its share
+    second = first if b is a else b @ gather(b).T
+    return world * (first * second).sum() / items**2
+
+
 def barlow_twins(
     a: Float[Tensor, "items dim"], b: Float[Tensor, "items dim"], weight: float = 5e-3
 ) -> Float[Tensor, ""]:
@@ -49,9 +64,9 @@ def barlow_twins(
     """
     (a, _), (b, _) = whole_batch(a), whole_batch(b)
     a, b = (x / (mean(x.square().mean(0)) + 1e-5).sqrt() for x in (a, b))
-    c = mean(a.T @ b / len(a))
-    on = (1 - c.diagonal()).square().sum()
-    return on + weight * (c.square().sum() - c.diagonal().square().sum())
+    diagonal = mean((a * b).mean(0))
+    on = (1 - diagonal).square().sum()
+    return on + weight * (cross_norm(a, b) - diagonal.square().sum())
 
 
 def variance_hinge(x: Float[Tensor, "items dim"], target: float = 1.0) -> Float[Tensor, ""]:
@@ -66,5 +81,5 @@ def covariance(x: Float[Tensor, "items dim"]) -> Float[Tensor, ""]:
     """Sum of the squares of the covariances of different dimensions, over the number of dimensions (VICReg,
     equation 4); unbiased, over the items of all processes."""
     x, count = whole_batch(x)
-    c = mean(x.T @ x / len(x)) * count / (count - 1)
-    return (c.square().sum() - c.diagonal().square().sum()) / c.shape[0]
+    diagonal = mean(x.square().mean(0))
+    return (cross_norm(x, x) - diagonal.square().sum()) * (count / (count - 1)) ** 2 / x.shape[1]
