@@ -26,6 +26,7 @@ COUNT, WORLD = 8, 2
 UNUSED: dict[str, tuple[str, ...]] = {
     "selfpatch": ("encoder.model.norm",),
     "hiera": ("encoder.model.head.norm",),
+    "hiera-video": ("encoder.model.head.norm",),
 }
 """By slug: beginnings of the names of trainable parameters that get no gradient, and rightly so."""
 
@@ -37,6 +38,7 @@ MAGNIFIED = {
     "visual-jigsaw-grid": 6e-2,
     "jigsaw-grid": 1e-1,
     "relative-location-grid": 1e-1,
+    "cpc-grid": 1e-1,
     "s-key-own": 2e-2,
     "barlow-twins-patches": 2e-1,
     "vicreg-patches": 2e-1,
@@ -350,7 +352,7 @@ def test_every_default_is_accepted(row):
     defaults = {option.name: option.default for option in config.options(row.slug)}
     as_text = {name: str(value) for name, value in defaults.items()}
     assert config.check(row.slug, as_text) == defaults, "the command line can say what the signature says"
-    own = tiny.OWN_ENCODERS.get(row.modality)
+    own = tiny.own_encoder(row)
     task = build_task(row.slug, own() if own else tiny.encoder(tiny.kinds(row)[0]), defaults)
     assert isinstance(task, PretextTask) and [o.name for o in config.options(row.slug) if not o.help] == []
 

@@ -75,6 +75,17 @@ ROWS = (
         "scatnet8:angles=8",
     ),
     Row(
+        "cpc",
+        "CPC",
+        "image",
+        "pretask.methods.image.cpc:CPC",
+        "Data-Efficient Image Recognition with Contrastive Predictive Coding (Henaff et al., ICML 2020), on "
+        "Representation Learning with Contrastive Predictive Coding (van den Oord et al., 2018)",
+        "all rows of patches below some place",
+        "which patch of all pictures lies there, two to four rows below?",
+        "resnet18:norm_layer=groupnorm1",
+    ),
+    Row(
         "byol",
         "BYOL",
         "image",

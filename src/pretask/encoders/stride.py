@@ -35,6 +35,20 @@ def patch_geometry(encoder: ImageEncoder) -> tuple[int, int, int]:
     return SIDE * cell, cell, patch
 
 
+def overlap_geometry(encoder: ImageEncoder, places: int = 7) -> tuple[int, int, int]:
+    """Sides of the crop and of a patch, and pixels from one patch to the next, half a patch: 256, 64 and 32 for 256
+    pixels, 32, 8 and 4 for 32.
+
+    Args:
+        encoder: of the patches; a transformer gets whole patches of its own.
+        places: patches a row and a column.
+    """
+    whole = getattr(encoder, "patch_size", 1)
+    patch = max(round(2 * encoder.image_size / (places + 1) / whole), 1) * whole
+    step = max(patch // 2, 1)
+    return patch + (places - 1) * step, patch, step
+
+
 def local_side(encoder: ImageEncoder, size: int | None) -> int:
     """Side of a local crop: 3/7 of the picture's (half up to 64 pixels), in whole patches.
 
