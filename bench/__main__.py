@@ -12,8 +12,8 @@ from bench.harness import said, write
 from bench.table import renew
 
 CASES = (
-    "augmentation", "losses", "mae_step", "family", "simclr_step", "overhead", "evaluation", "start", "memory",
-    "growth", "geometry",
+    "augmentation", "losses", "mae_step", "family", "simclr_step", "dino_step", "overhead", "evaluation",
+    "start", "memory", "growth", "geometry",
 )  # fmt: skip
 
 
