@@ -4,13 +4,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from pretask.catalogue import image, masked, others
+from pretask.catalogue import image, masked, others, surveys
 from pretask.catalogue.row import Modality, Row
 from pretask.errors import UsageError
 
 __all__ = ["BY_SLUG", "ROWS", "TASKS", "Modality", "Row", "find"]
 
-ROWS: tuple[Row, ...] = (*image.ROWS, *masked.ROWS, *others.ROWS)
+ROWS: tuple[Row, ...] = (*image.ROWS, *masked.ROWS, *others.ROWS, *surveys.ROWS)
 BY_SLUG = {row.slug: row for row in ROWS}
 TASKS = tuple(row for row in ROWS if row.kind == "task")
 

@@ -85,7 +85,9 @@ def taps(
             for rows in torch.arange(len(dataset)).split(BATCH):
                 features = encoder.encode(to_device(dataset.batch(rows), place))
                 for number, parts in enumerate(found[:-1]):
-                    parts.append(capped(as_map(heard[number], features), limit, pool).float().cpu())
+                    values = capped(as_map(heard[number], features), limit, pool).float().cpu()
+                    of_each = values.unflatten(0, (len(rows), -1))  # several where a picture is seen in patches
+                    parts.append(of_each.mean(1))
                 found[-1].append(features.pooled.float().cpu())
     finally:
         for hook in hooks:

@@ -107,7 +107,8 @@ class Bench:
             for part, count in ((pool, claim.train), (known, claim.labelled), (test, claim.test))
         )
         facts = {
-            "name": dataset.name if Path(name).is_absolute() else name, "train": len(train), "labelled": len(labelled), "test": len(test),
+            "name": dataset.name if Path(name).is_absolute() else name,
+            "train": len(train), "labelled": len(labelled), "test": len(test),
             "classes": len(test.classes or ()) - claim.held_out,
             **{key: str(value) for key, value in claim.reading.items()},
         }  # fmt: skip

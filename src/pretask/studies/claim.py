@@ -98,8 +98,8 @@ class Claim:
         comparisons: what must come out; the first is the headline.
         metrics: names of evaluation protocols; or functions from what was trained and the bench to named
             values of each test item (a mean is reported, and differences are paired) or plain numbers.
-        data: a file or folder in the folder of data sets (`bench.find_data`), or an embedded set.
-        fallback: an embedded set for those who do not have the data; the result says so.
+        data: a file or folder in the folder of data sets (`bench.find_data`) or anywhere, or an embedded set.
+        fallback: an embedded set for those who do not have the data; the result says so. Empty: none.
         encoder: what every arm trains.
         modality: what the data are read as.
         reading: settings of the data's reader, such as `image_size`.

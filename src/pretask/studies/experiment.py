@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pretask.run import write_text
 from pretask.studies.bench import Bench, Desk, Trial, run_trial
 from pretask.studies.claim import QUICK as IS_QUICK
-from pretask.studies.claim import Claim, Comparison, Theory, find_claim
+from pretask.studies.claim import Arm, Claim, Comparison, Theory, find_claim
 from pretask.studies.effect import RULE, effect, judge, overall
 from pretask.studies.sources import library_hash, method_sources, revision
 
@@ -104,17 +105,17 @@ def smaller(claim: Claim | Theory) -> Claim | Theory:
 
 def run_trials(slug: str, bench: Bench | Desk, seeds: int, work: Path, console: Console) -> Trials:
     """Every arm with every seed; seed by seed, so that a run cut short has whole comparisons."""
-    key = f"{library_hash(slug)[:12]}-{bench.hash[:12]}"
-    folder = work / slug / key
+    folder = work / slug / bench.hash[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    trials: dict[str, list[Trial]] = {name: [] for name in bench.claim.arms}
+    keys = {name: arm_hash(slug, name, arm) for name, arm in bench.claim.arms.items()}
+    trials: dict[str, list[Trial]] = {name: [] for name in keys}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(slug, total=seeds * len(bench.claim.arms))
         for seed in range(seeds):
-            for number, (name, arm) in enumerate(bench.claim.arms.items()):
+            for name, arm in bench.claim.arms.items():
                 progress.update(bar, description=f"{slug}: {name}, seed {seed}")
-                stem = folder / f"arm{number}-{re.sub('[^a-z0-9]+', '-', name)}-seed{seed}"
+                stem = folder / f"{re.sub('[^a-z0-9]+', '-', name)}-{keys[name]}-seed{seed}"
                 kept = stem.with_name(stem.name + ".safetensors")
                 if not kept.is_file():
                     run_trial(bench, arm, seed, stem).save(kept)
@@ -123,6 +124,16 @@ def run_trials(slug: str, bench: Bench | Desk, seeds: int, work: Path, console: 
                 progress.advance(bar)
                 progress.console.print(line(slug, name, seed, trials[name][-1]), highlight=False)
     return trials
+
+
+def arm_hash(slug: str, name: str, arm: Any) -> str:
+    """Names what an arm is and all of ours that it depends on: one that joins leaves the others' runs valid."""
+    method = getattr(arm, "method", None)
+    methods = method.split("+") if isinstance(method, str) else []
+    told = vars(arm) if isinstance(arm, Arm) else {}
+    own = {key: value for key, value in told.items() if not callable(value)}
+    key = f"{name} {json.dumps(own, sort_keys=True, default=str)} {library_hash(slug, methods)}"
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def line(slug: str, name: str, seed: int, trial: Trial) -> str:

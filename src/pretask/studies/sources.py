@@ -82,9 +82,11 @@ def is_text(node: ast.stmt) -> bool:
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
-def method_modules(slug: str) -> list[str]:
-    """The claim's module and those of the methods its arms train, or of the study it is about."""
-    trained = [catalog.find(name).path.partition(":")[0] for name in find_claim(slug).methods]
+def method_modules(slug: str, methods: Iterable[str] | None = None) -> list[str]:
+    """The claim's module and those of the methods its arms train, or of those named instead, and of the study it is
+    about."""
+    names = find_claim(slug).methods if methods is None else methods
+    trained = [catalog.find(name).path.partition(":")[0] for name in names]
     row = catalog.BY_SLUG.get(slug)
     study = [row.path.partition(":")[0]] if row is not None and row.kind == "study" else []
     return [module_of(slug), *trained, *study]
@@ -98,9 +100,9 @@ def method_sources(slug: str) -> dict[str, str]:
     return {name_of(path): digest(path) for path in [*first, *sorted(blocks - set(first))]}
 
 
-def library_hash(slug: str) -> str:
-    """One hash of everything of ours that a claim's result depends on."""
-    files = closure([*method_modules(slug), RUNS]) - {path_of(catalog.__name__)}
+def library_hash(slug: str, methods: Iterable[str] | None = None) -> str:
+    """One hash of everything of ours that a claim's result depends on, or that of an arm with these methods."""
+    files = closure([*method_modules(slug, methods), RUNS]) - {path_of(catalog.__name__)}
     lines = sorted(f"{name_of(path)} {digest(path)}" for path in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

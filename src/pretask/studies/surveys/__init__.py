@@ -1,0 +1,1 @@
+"""Surveys as working tables: members by family, protocols, findings."""

@@ -1,0 +1,119 @@
+"""A survey of contrastive learning: where negatives come from, and what goes without (Jaiswal et al., 2021)."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from pretask.methods.image.moco import MoCo
+from pretask.methods.image.simclr import SimCLR
+from pretask.methods.image.two_views import Target
+from pretask.studies.baselines import Supervised
+from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
+from pretask.studies.survey import Finding, Survey, Values
+from pretask.studies.surveys.measures import difference, transfer
+
+COLOUR = {"jitter": 0.0, "grey": 0.0}
+
+
+def moco_v1(encoder: Any) -> MoCo:
+    """A linear head and temperature 0.07. v2 also blurs its views, but not small pictures."""
+    task = MoCo(encoder, temperature=0.07)
+    task.projector = nn.Sequential(nn.Linear(encoder.dim, 128))
+    task.target = Target(encoder, task.projector)
+    return task
+
+
+def simclr(**changes: Any) -> Any:
+    """SimCLR whose views differ in these settings."""
+
+    def build(encoder: Any) -> SimCLR:
+        task = SimCLR(encoder)
+        task.first = task.second = replace(task.first, **changes)
+        return task
+
+    return build
+
+
+FAMILIES: dict[str, dict[str, Arm]] = {
+    "end to end": {"simclr": Arm("simclr"), "nnclr": Arm("nnclr"), "cpc": Arm("cpc")},
+    "memory bank": {"instdisc": Arm("instdisc"), "pirl": Arm("pirl")},
+    "momentum encoder": {
+        "moco": Arm("moco"), "moco v1": Arm(moco_v1), "moco-v3": Arm("moco-v3", encoder=SMALL_VIT),
+    },
+    "clustering": {"deepcluster-v2": Arm("deepcluster-v2"), "swav": Arm("swav")},
+    "no negatives": {
+        "byol": Arm("byol"), "simsiam": Arm("simsiam"), "barlow-twins": Arm("barlow-twins"),
+        "vicreg": Arm("vicreg"),
+    },
+    "cross-modal": {"clip": Arm("clip")},
+    "one picture": {
+        "rotation": Arm("rotation"), "jigsaw": Arm("jigsaw"), "colorization": Arm("colorization"),
+        "relative-location": Arm("relative-location"), "exemplar": Arm("exemplar"), "inpainting": Arm("inpainting"),
+    },
+    "how many negatives": {
+        "simclr, batch 32": Arm("simclr", batch_size=32), "simclr, batch 256": Arm("simclr", batch_size=256),
+        "moco, queue 256": Arm("moco", {"queue": 256}), "moco, queue 16384": Arm("moco", {"queue": 16384}),
+    },
+    "which views": {
+        "simclr, no colours changed": Arm(simclr(**COLOUR)),
+        "simclr, no jitter": Arm(simclr(jitter=0.0)),
+        "simclr, no grey": Arm(simclr(grey=0.0)),
+        "simclr, no crop": Arm(simclr(scale=None)),
+        "simclr, no crop, no jitter": Arm(simclr(scale=None, jitter=0.0)),
+        "simclr, no crop, no grey": Arm(simclr(scale=None, grey=0.0)),
+        "simclr, jitter doubled": Arm(simclr(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)),
+    },
+    "collapse": {"simsiam, gradient not stopped": Arm("simsiam", {"stop_gradient": False})},
+    "baselines": {"random": Arm("simclr", steps=0), "supervised": Arm(lambda encoder: Supervised(encoder))},
+}  # fmt: skip
+
+JOINT = [
+    name
+    for family in ("end to end", "memory bank", "momentum encoder", "clustering", "no negatives")
+    for name in FAMILIES[family]
+]
+
+
+def above(metric: str, arms: list[str], others: list[str]) -> Any:
+    def of(values: Values) -> float | None:
+        return difference(values, metric, arms, others)
+
+    return of
+
+
+FINDINGS = tuple(
+    Finding(f"{metric}: {says}", above(metric, arms, others))
+    for metric in ("linear", "knn")
+    for says, arms, others in (
+        ("contrastive families - rotation", JOINT, ["rotation"]),
+        ("rotation - jigsaw and colours", ["rotation"], ["jigsaw", "colorization"]),
+        ("jigsaw and colours - random", ["jigsaw", "colorization"], ["random"]),
+        ("supervised - contrastive families", ["supervised"], JOINT),
+    )
+)
+
+COMPARISONS = (
+    Comparison("linear", "moco", "moco v1"),
+    Comparison("linear", "simclr, batch 256", "simclr, batch 32"),
+    Comparison("linear", "moco", "moco, queue 256"),
+    Comparison("linear", "simclr", "simclr, no colours changed"),
+    Comparison("linear", "simclr", "simclr, no crop"),
+    Comparison("collapse std", "simsiam, gradient not stopped", "simsiam", "lower"),
+)
+
+SURVEY = Survey(
+    Claim(
+        statement="Telling views of one picture from those of others, in whatever family, teaches more than puzzles "
+        "on a single picture; heads, negatives and colours matter; without negatives something else must prevent "
+        "collapse.",
+        arms={name: arm for members in FAMILIES.values() for name, arm in members.items()},
+        comparisons=COMPARISONS,
+        metrics=("linear", "knn", "retrieval", "lowshot", "pasted", "rankme", "collapse", transfer),
+        encoder=SMALL_RESNET,
+        steps=1500,
+        seeds=2,
+    ),
+    families={family: tuple(members) for family, members in FAMILIES.items()},
+    findings=FINDINGS,
+)
