@@ -114,6 +114,16 @@ ROWS = (
         "which of a long queue of crops comes from the same picture?",
     ),
     Row(
+        "moco-v3",
+        "MoCo v3",
+        "image",
+        "pretask.methods.image.moco_v3:MoCoV3",
+        "An Empirical Study of Training Self-Supervised Vision Transformers (Chen, Xie, He, ICCV 2021)",
+        "place, size and colours of a crop",
+        "which of the batch's crops, as a slowly following copy of the network sees them, is of the same picture?",
+        VIT,
+    ),
+    Row(
         "nnclr",
         "NNCLR",
         "image",
