@@ -267,6 +267,7 @@ OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
     "volume": lambda: build_volumes("resnet:width=8", size=(16, 16, 8)),
     "audio": lambda: build_audio("chromanet:channels=[6,8,3],kernels=[5,3,3]", rate=16000),
     "video": lambda: build_video("r3d_18:layers=[1,1,1,1],width=4", image_size=16),
+    "video hiera": lambda: build_video("hiera_tiny:embed_dim=16,stages=[1,1,1]", image_size=16),
     "track": lambda: build_tracks("gpt:width=32,heads=2,depth=2,dropout=0", length=20),
     "pose": lambda: build_poses("skeleton_vit:embed_dim=16,depth=2,num_heads=2,frames=24", joints=16),
     "graph": lambda: build_graphs("gcn:widths=[24,16]", **network().inputs),
@@ -276,7 +277,12 @@ OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
         **corpus().inputs,
     ),
 }
-"""By modality other than pictures: makes a tiny encoder for `BATCHES`."""
+"""By modality other than pictures, and by what some of its methods need: makes a tiny encoder for `BATCHES`."""
+
+
+def own_encoder(row: Row) -> Callable[[], Encoder] | None:
+    """What makes the tiny encoder of a method that learns from something else than pictures."""
+    return OWN_ENCODERS.get(f"{row.modality} {row.needs}", OWN_ENCODERS.get(row.modality))
 
 
 def encoder(kind: str, chans: int = 3, side: int = SIDE) -> ImageEncoder:
@@ -312,8 +318,9 @@ def task(
     them that are this process's `own`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if row.modality in OWN_ENCODERS:
-            method, some = task_class(row.slug)(OWN_ENCODERS[row.modality]()), BATCHES[row.modality](16)
+        own_kind = own_encoder(row)
+        if own_kind:
+            method, some = task_class(row.slug)(own_kind()), BATCHES[row.modality](16)
         else:
             method = task_class(row.slug)(encoder(kind or kinds(row)[0], chans, side))
             some = BATCHES[row.modality](16, chans=chans, side=side)

@@ -130,6 +130,17 @@ ROWS = (
         "r3d_18:layers=[1,1,1,1],width=32",
     ),
     Row(
+        "hiera-video",
+        "Hiera of videos",
+        "video",
+        "pretask.methods.video.hiera:HieraVideo",
+        "Hiera: A Hierarchical Vision Transformer without the Bells-and-Whistles (Ryali et al., ICML 2023)",
+        "nine tenths of a clip in units of 2 frames and 32 pixels, before the first layer",
+        "which pixels were in the first frames of the hidden units?",
+        "hiera_tiny:q_pool=2",
+        "hiera",
+    ),
+    Row(
         "tvts",
         "TVTS",
         "multimodal",
