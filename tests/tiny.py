@@ -217,7 +217,19 @@ def captioned(count: int = 8, *, start: int = 0) -> Batch:
     return album().batch(torch.arange(start, start + count))
 
 
+@lru_cache(maxsize=1)
+def globe() -> Dataset:
+    dataset = open_data("seasons", modality="place")
+    return dataset.subset(torch.randperm(2000, generator=torch.Generator().manual_seed(0)))
+
+
+def places(count: int = 8, *, start: int = 0) -> Batch:
+    """Made-up places with what they look like at other times; `start` moves on to others."""
+    return globe().batch(torch.arange(start, start + count))
+
+
 BATCHES = {
+    "place": places,
     "captioned": captioned,
     "film": audible_films,
     "multimodal": narrated,
@@ -234,6 +246,7 @@ BATCHES = {
 """By modality: (count, chans=, side=, start=) to a batch with labels that no task may read."""
 
 KEYS = {
+    "place": "image",
     "captioned": "tokens",
     "film": "tokens",
     "multimodal": "script",
@@ -251,6 +264,7 @@ KEYS = {
 
 
 OWN_ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "place": lambda: encoder("grid"),
     "film": lambda: build_valor(
         "valor:width=24,depth=1,heads=2,text_width=32,text_depth=1,embed=16,frames=2,patch=8",
         **audible().inputs,

@@ -110,6 +110,13 @@ MODALITIES: tuple[Modality, ...] = (
         ("sounding-digits",),
     ),
     Modality(
+        "place",
+        (),  # tables of pictures with coordinates
+        "pretask.data.visits:open_places",
+        "pretask.encoders.image:build_for",
+        ("seasons",),
+    ),
+    Modality(
         "captioned",
         (),  # tables of pictures and texts
         "pretask.data.captioned:open_captioned",

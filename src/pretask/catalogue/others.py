@@ -162,3 +162,12 @@ ROWS = (
         PICTURE_TEXT,
     ),
 )
+    Row(
+        "geo-ssl",
+        "Geo-SSL",
+        "place",
+        "pretask.methods.image.geo_ssl:GeoSSL",
+        "Geography-Aware Self-Supervised Learning (Ayush et al., ICCV 2021), on MoCo v2 (Chen et al., 2020)",
+        "what a place looks like at another time, and where it lies",
+        "which of a long queue of pictures shows the same place, and in which cluster of coordinates does it lie?",
+    ),

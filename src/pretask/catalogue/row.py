@@ -15,6 +15,7 @@ Modality = Literal[
     "multimodal",
     "film",
     "captioned",
+    "place",
     "any",
 ]
 

@@ -4,6 +4,10 @@
 |---|---|---|
 | `image` | (B, C, H, W) uint8, or float in [0, 1] | the whole picture, resampled to a square canvas |
 | `size` | (B, 2) int64 | height and width in pixels before resampling: undoes the canvas' distortion |
+| `where` | (B, 2) | latitude and longitude in degrees of where `image` was taken |
+| `place` | (B,) int64 | the same number where the same place is seen |
+| `revisit`, `revisit_size` | (B, K, C, H, W), (B, K, 2) | other pictures of the same place, as `image` and `size` |
+| `revisits` | (B,) int64 | how many of `revisit` are there, at its beginning; behind them stands anything |
 | `index` | (B,) int64 | the sample's row in the data set |
 | `label` | (B,) int64 | present only where the data carry labels; never read by a self-supervised loss |
 | `video` | (B, C, T, H, W) uint8, or float in [0, 1] | frames on a square canvas, with `size` |

@@ -40,6 +40,7 @@ from pretask.evaluation.layers import layers
 from pretask.evaluation.linear import linear
 from pretask.evaluation.mlp import mlp
 from pretask.evaluation.ood import one_class, ood
+from pretask.evaluation.places import places
 from pretask.evaluation.pasted import pasted
 from pretask.evaluation.position import position
 from pretask.evaluation.projector import projector
@@ -114,6 +115,9 @@ PROTOCOLS: dict[str, Protocol] = {
         denoising, "encoder", False, "what a denoiser finds again of a picture, by level of noise"
     ),
     "levels": Protocol(levels, "encoder", True, "a linear probe of a denoiser, by level of noise"),
+    "places": Protocol(
+        places, "encoder", True, "pictures of places: classes by picture and by place; do features outlast time?"
+    ),
     "forecast": Protocol(forecast, "encoder", False, "tracks: how far is the best of its futures off?"),
     "key": Protocol(key, "encoder", True, "music: its key, with part of the credit for near ones (MIREX)"),
     "segmentation": Protocol(

@@ -112,4 +112,5 @@ STATISTICS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
     "video": {"mean colour": mean_colour, "changes": changes},
     "text": {"length": text_length, "tokens": text_tokens},
 }
+STATISTICS["place"] = STATISTICS["image"]
 """By modality and name."""

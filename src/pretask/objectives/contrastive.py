@@ -6,6 +6,7 @@ loss and its gradient at once.
 
 from __future__ import annotations
 
+from math import log
 from typing import Literal
 
 import torch
@@ -143,6 +144,36 @@ def info_nce(
     agreement = (query * key).sum(1) / temperature
     negatives = negatives.detach().to(query.dtype)
     return log_sum_exp(query / temperature, negatives, extra=agreement) - agreement.mean()
+
+
+def multi_label_cpc(
+    query: Float[Tensor, "batch dim"],
+    key: Float[Tensor, "batch dim"],
+    negatives: Float[Tensor, "queue dim"],
+    temperature: float,
+    alpha: float,
+) -> Float[Tensor, ""]:
+    """Multi-label CPC (Song & Ermon, NeurIPS 2020) as Geo-SSL has it: the rows [q.k, q.negatives] / T of all samples,
+    of all processes, are one softmax, and its positives shall be alike likely.
+
+    With K' logits a row, log alpha is added to positives and log beta to negatives, beta = (K' - alpha) / (K' - 1);
+    the loss is the divergence KL(uniform over positives || softmax) / alpha.
+
+    Args:
+        query: what the encoder says of one view; normalised here.
+        key: what the momentum encoder says of the other view; normalised here.
+        negatives: rows of length 1 that all samples share.
+        temperature: divides the similarities.
+        alpha: weight of positives, from 0 to K'; 1 changes nothing.
+    """
+    query, key = unit(query), unit(key.detach())
+    columns = 1 + len(negatives)
+    positive = (query * key).sum(1) / temperature + log(alpha)
+    others = query @ negatives.detach().to(query.dtype).T / temperature + log((columns - alpha) / (columns - 1))
+    own = torch.cat([positive, others.flatten()]).logsumexp(0)
+    whole = gather(own[None])
+    samples = len(query) * len(whole)
+    return (whole.logsumexp(0) - positive.mean() - log(samples)) / alpha
 
 
 def in_batch_nce(
