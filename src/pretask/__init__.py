@@ -20,6 +20,7 @@ _HOMES = {
     "report": "pretask.api",
     "app": "pretask.gallery.server",
     "shortcuts": "pretask.api",
+    "independence": "pretask.api",
     "write_puzzles": "pretask.api",
     "run_study": "pretask.studies.study",
     "open_data": "pretask.data",

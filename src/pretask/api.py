@@ -13,6 +13,7 @@ from pretask.data import Dataset, open_data
 from pretask.encoders import Encoder, load_encoder
 from pretask.errors import UsageError, need
 from pretask.evaluation.features import as_pool, extract
+from pretask.evaluation.independence import SAMPLES, Kernel, task_independence
 from pretask.evaluation.protocols import evaluate as measure
 from pretask.evaluation.protocols import read_alike, test_part, test_part_of
 from pretask.evaluation.shortcuts import shortcuts as find_shortcuts
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from pretask.pretrain import DataSource
 
 __all__ = [
-    "advise", "compare", "describe_data", "embed", "evaluate", "export", "preview", "reinforce", "report",
-    "shortcuts", "train", "write_puzzles",
+    "advise", "compare", "describe_data", "embed", "evaluate", "export", "independence", "preview", "reinforce",
+    "report", "shortcuts", "train", "write_puzzles",
 ]  # fmt: skip
 
 PREVIEW_SAMPLES = 512  # of the data, for a picture of the puzzle
@@ -299,6 +300,40 @@ def shortcuts(
     settings = {**(reading or {}), **named(image_size=image_size)}
     task, dataset = sample_task(slug, data, options or {}, settings, 2048, seed)
     return [found._asdict() for found in find_shortcuts(task, dataset, seed)]
+
+
+def independence(
+    slugs: str | Sequence[str],
+    data: DataSource | None = None,
+    *,
+    kernel: Kernel = "rbf",
+    image_size: int | None = None,
+    reading: dict[str, Any] | None = None,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """How far what methods hide is from independent of what they show, given the label.
+
+    See `evaluation.independence`.
+
+    Args:
+        slugs: a method, or several.
+        data: anything `open_data` takes that has labels; default the embedded set of the method's modality.
+        kernel: of the regressions: `rbf` or `linear`.
+        image_size: input side in pixels.
+        reading: further settings of the data's reader.
+        seed: of the split, the pretext's draws and the interval.
+        options: the methods' constructor arguments.
+
+    Raises:
+        UsageError: the data have no labels, or a method does not say what it hides.
+    """
+    settings, found = {**(reading or {}), **named(image_size=image_size)}, []
+    for slug in [slugs] if isinstance(slugs, str) else slugs:
+        limit = min(settings.get("limit", SAMPLES), SAMPLES)
+        task, dataset = sample_task(slug, data, options or {}, settings, limit, seed)
+        found.append(task_independence(task, dataset, kernel, seed, slug)._asdict())
+    return found
 
 
 def describe_data(

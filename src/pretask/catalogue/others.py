@@ -23,6 +23,30 @@ ROWS = (
         kind="study",
     ),
     Row(
+        "predict-what-you-know",
+        "Predicting what you already know",
+        "any",
+        "pretask.studies.theory.what_you_know:study",
+        "Predicting What You Already Know Helps: Provable Self-Supervised Learning (Lee et al., NeurIPS 2021)",
+        "a part X2 of the data, predicted from the rest X1 by regression",
+        "how many labels does a linear head on the prediction need, if X1 and X2 are independent given the label, "
+        "or nearly so?",
+        encoder="none",
+        kind="study",
+    ),
+    Row(
+        "boosted-by-downstream",
+        "Boosted by downstream data",
+        "any",
+        "pretask.studies.theory.boosted:study",
+        "Can Pretext-Based Self-Supervised Learning Be Boosted by Downstream Data? A Theoretical Analysis (Teng "
+        "and Huang, 2021)",
+        "a part X2 of the data, refined by labels until it is independent of the rest X1 given the label",
+        "how many labels must a refinement have to help, and when does it hurt?",
+        encoder="none",
+        kind="study",
+    ),
+    Row(
         "point-mae",
         "Point-MAE",
         "points",
@@ -152,6 +176,15 @@ ROWS = (
         VIDEO_TEXT,
     ),
     Row(
+        "geo-ssl",
+        "Geo-SSL",
+        "place",
+        "pretask.methods.image.geo_ssl:GeoSSL",
+        "Geography-Aware Self-Supervised Learning (Ayush et al., ICCV 2021), on MoCo v2 (Chen et al., 2020)",
+        "what a place looks like at another time, and where it lies",
+        "which of a long queue of pictures shows the same place, and in which cluster of coordinates does it lie?",
+    ),
+    Row(
         "clip",
         "CLIP",
         "captioned",
@@ -162,12 +195,3 @@ ROWS = (
         PICTURE_TEXT,
     ),
 )
-    Row(
-        "geo-ssl",
-        "Geo-SSL",
-        "place",
-        "pretask.methods.image.geo_ssl:GeoSSL",
-        "Geography-Aware Self-Supervised Learning (Ayush et al., ICCV 2021), on MoCo v2 (Chen et al., 2020)",
-        "what a place looks like at another time, and where it lies",
-        "which of a long queue of pictures shows the same place, and in which cluster of coordinates does it lie?",
-    ),

@@ -1,7 +1,7 @@
 """Commands that look before anything is trained: list, show, data, preview, shortcuts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -136,4 +136,27 @@ def shortcuts(
         print_table(f"shortcuts of {slug}", tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
-COMMANDS = (list_, show, data, preview, shortcuts)
+def independence(
+    slugs: Annotated[list[str], typer.Argument(help="Methods, each judged by itself.")],
+    data: Data = None,
+    kernel: Annotated[Literal["rbf", "linear"], typer.Option(help="Of the regressions.")] = "rbf",
+    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    seed: int = 0,
+    read: Reading = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Does a pretext fit a labelled task? How far is what it hides from independent of the rest, given the label?"""
+    from pretask import api
+
+    rows = api.independence(
+        slugs, data, kernel=kernel, image_size=image_size, seed=seed, reading=config.values(read or []),
+        options=config.pairs(set_ or []),
+    )  # fmt: skip
+    if as_json:
+        print_json(rows)
+    else:
+        print_table("independence given the label", tuple(rows[0]), [tuple(row.values()) for row in rows])
+
+
+COMMANDS = (list_, show, data, preview, shortcuts, independence)
