@@ -75,6 +75,15 @@ def test_biases_and_norms_never_decay(name):
         assert all(g["adapt"] == (g["weight_decay"] > 0) for g in optimiser.param_groups)
 
 
+def test_what_a_recipe_names_does_not_decay():
+    net = Net()
+    net.register_parameter("pos_embed", nn.Parameter(torch.ones(1, 4, 2)))
+    net.register_parameter("other", nn.Parameter(torch.ones(1, 4, 2)))
+    optimiser, _ = made(Recipe(weight_decay=0.1, undecayed=("pos_embed",)), net)
+    decays = {n for g in optimiser.param_groups for n in g["names"] if g["decays"]}
+    assert decays == {"encoder.0.weight", "head.weight", "other"}
+
+
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_a_step_is_torchs_own(name):
     """Decay, momentum and betas of the recipe arrive where they should."""

@@ -15,6 +15,7 @@ class Recipe:
         batch_size: the paper's batch.
         epochs: the paper's epochs on ImageNet-sized data.
         weight_decay: decay at the start; biases and one-dimensional parameters are never decayed.
+        undecayed: last parts of names of others that are not either.
         weight_decay_end: decay at the end of a cosine from `weight_decay`; None keeps it constant.
         betas: AdamW's and Adam's.
         momentum: SGD's and LARS'.
@@ -39,6 +40,7 @@ class Recipe:
     epochs: int = 100
     weight_decay: float = 0.05
     weight_decay_end: float | None = None
+    undecayed: tuple[str, ...] = ()
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.9
     amsgrad: bool = False

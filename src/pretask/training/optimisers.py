@@ -102,7 +102,8 @@ def groups(
     for name, parameter in named:
         rate = next((lr for prefix, lr in recipe.groups if name.startswith(prefix)), recipe.lr)
         peak = rate * schedule.scale * scales.get(name.removeprefix("encoder."), 1.0)
-        decays = parameter.ndim > 1 and not name.endswith(".bias")
+        last = name.rpartition(".")[2]
+        decays = parameter.ndim > 1 and last != "bias" and last not in recipe.undecayed
         group = found.setdefault((peak, decays), {"params": [], "names": [], "peak": peak, "decays": decays})
         group["params"].append(parameter)
         group["names"].append(name)
@@ -121,9 +122,7 @@ def make_optimiser(
     fused = all(p.is_floating_point() and type(p.data) is Tensor for part in parts for p in part["params"])
     if recipe.optimizer in ("adamw", "adam"):
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        return kind(
-            parts, lr=schedule.peak, betas=recipe.betas, amsgrad=recipe.amsgrad, fused=fused or None
-        )
+        return kind(parts, lr=schedule.peak, betas=recipe.betas, amsgrad=recipe.amsgrad, fused=fused or None)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parts, lr=schedule.peak, momentum=recipe.momentum, fused=fused or None)
     if recipe.optimizer == "lars":
