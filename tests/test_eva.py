@@ -8,7 +8,11 @@ from pretask.encoders import build_encoder
 from pretask.encoders.weights import save_encoder
 from pretask.errors import UsageError
 from pretask.methods.image.eva import EVA
+from pretask.pretexts.masks import draw_blocks
+from pretask.pretexts.views import draw_view
 from pretask.task import Step
+from pretask.training.optimisers import groups
+from pretask.training.plan import make_plan
 
 VIT = "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2"
 
@@ -19,7 +23,7 @@ def encoder():
 
 def make(**options):
     torch.manual_seed(0)
-    return EVA(encoder(), **options)
+    return EVA(encoder(), **{"drop_path": 0.0} | options)
 
 
 def batch(count: int = 3):
@@ -46,6 +50,34 @@ def test_blocks_cover_about_forty_per_cent():
     _, hidden = task.puzzle(batch(200), Step.at())
     assert task.num_hidden == 26 and int(256 * 0.4102) == 105
     assert hidden.sum(1).max() <= 26 and hidden.float().mean() > 0.3
+
+
+def test_blocks_have_a_sixteenth_of_the_patches_at_least():
+    """16 of 16 x 16 as in the official recipe, where BEiT's rule for the grid would make it 25."""
+    task = EVA(build_encoder(VIT, image_size=64, patch_size=4, seed=0))
+    step = Step.at(seed=2)
+    _, hidden = task.puzzle(batch(20), step)
+    step = Step.at(seed=2)
+    draw_view(task.view, 20, step.generator)
+    assert torch.equal(hidden, draw_blocks((16, 16), 105, 20, step.generator, 16))
+
+
+def test_blocks_are_skipped_in_training_alone():
+    task = make(drop_path=0.9)
+    losses = {round(task.loss(batch(), Step.at(seed=1))["features"].item(), 5)}
+    losses |= {round(make().loss(batch(), Step.at(seed=1))["features"].item(), 5)}
+    assert len(losses) == 2
+    still = task.eval().loss(batch(), Step.at(seed=1))["features"].item()
+    assert still == pytest.approx(make().loss(batch(), Step.at(seed=1))["features"].item(), abs=1e-6)
+
+
+def test_positions_and_class_token_do_not_decay_and_the_mask_token_does():
+    task = make()
+    schedule = make_plan(task.recipe, 100, max_steps=2).schedule(task.recipe)
+    parts = groups(task.named_parameters(), schedule, task.encoder)
+    decays = {name for part in parts for name in part["names"] if part["decays"]}
+    assert {"mask_token", "head.weight", "encoder.model.patch_embed.proj.weight"} <= decays
+    assert not {"encoder.model.cls_token", "encoder.model.pos_embed", "head.bias"} & decays
 
 
 def test_a_teacher_sees_the_whole_crop_and_stands_still(tmp_path):

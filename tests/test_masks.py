@@ -90,11 +90,11 @@ def test_the_lattice_keeps_one_of_every_four():
 # ---- blocks
 
 
-def ibot_blocks(unit: np.ndarray, grid: tuple[int, int], high: float) -> np.ndarray:
+def ibot_blocks(unit: np.ndarray, grid: tuple[int, int], high: float, low: float | None = None) -> np.ndarray:
     """iBOT's loop (loader.py) in Python, fed the numbers of `unit` (blocks, attempts, 4)."""
     rows, columns = grid
     mask = np.zeros(grid, bool)
-    low = (min(grid) // 3) ** 2
+    low = (min(grid) // 3) ** 2 if low is None else low
     count = 0
     for block in unit:
         if not count < high:
@@ -130,6 +130,16 @@ def test_blocks_are_ibots_loop_draw_for_draw(grid):
         assert (ours[row] == ibot_blocks(unit[row].numpy(), grid, float(high[row]))).all(), row
     assert (ours.sum((1, 2)) <= high.numpy()).all()
     assert not ours[:3].any()
+
+
+def test_blocks_of_another_least_size_are_evas_loop_draw_for_draw():
+    """EVA hides 105 of 16 x 16 patches in blocks of 16 and more, not of 25."""
+    unit = torch.rand(60, BLOCKS, ATTEMPTS, 4, generator=generator(8), dtype=torch.float64)
+    high = torch.full((60,), 105.0, dtype=torch.float64)
+    ours = block_mask(unit, (16, 16), high, 16).view(-1, 16, 16).numpy()
+    for row in range(60):
+        assert (ours[row] == ibot_blocks(unit[row].numpy(), (16, 16), 105, 16)).all(), row
+    assert (ours != block_mask(unit, (16, 16), high).view(-1, 16, 16).numpy()).any()
 
 
 def test_blocks_are_blocks():

@@ -62,20 +62,24 @@ def random_mask(noise: Float[Tensor, "batch patches"], num_hidden: int) -> Bool[
 
 
 def block_mask(
-    unit: Float[Tensor, "batch blocks attempts 4"], grid: Grid, high: Float[Tensor, "batch"]
+    unit: Float[Tensor, "batch blocks attempts 4"],
+    grid: Grid,
+    high: Float[Tensor, "batch"],
+    low: float | None = None,
 ) -> Bool[Tensor, "batch patches"]:
     """Hide rectangles until nothing more fits (BEiT's blocks as iBOT sets them): at most `high` patches.
 
-    A block has log-uniform aspect in (0.3, 1/0.3) and an area between (short side // 3)^2 and what is
-    left to hide; ten places are tried for each, and a mask is ready when all ten fail.
+    A block has log-uniform aspect in (0.3, 1/0.3) and an area between `low` and what is left to hide; ten
+    places are tried for each, and a mask is ready when all ten fail.
 
     Args:
         unit: numbers from U[0, 1): area, aspect, top and left of each attempt.
         grid: rows and columns.
         high: patches to hide, per sample; need not be whole.
+        low: least area that is drawn, in patches; none takes (short side // 3)^2.
     """
     rows, columns = grid
-    low = float((min(grid) // 3) ** 2)
+    low = float((min(grid) // 3) ** 2) if low is None else low
     area_draw, aspect_draw, top_draw, left_draw = unit.unbind(-1)  # (B, blocks, attempts)
     aspect = ((2 * aspect_draw - 1) * log(1 / 0.3)).exp()
     mask = torch.zeros(len(unit), rows, columns, dtype=torch.bool, device=unit.device)
@@ -122,14 +126,14 @@ def hide_random(grid: Grid, num_hidden: int, batch: int, generator: torch.Genera
 
 
 def draw_blocks(
-    grid: Grid, num_hidden: int, batch: int, generator: torch.Generator
+    grid: Grid, num_hidden: int, batch: int, generator: torch.Generator, low: float | None = None
 ) -> Bool[Tensor, "batch patches"]:
     """BEiT's masks as they come: at most `num_hidden` patches, fewer where no block fits any more.
 
-    The smallest block has (short side // 3)^2 patches: BEiT's 16 on its grid of 14 x 14.
+    The smallest block has `low` patches; none takes (short side // 3)^2: BEiT's 16 on its grid of 14 x 14.
     """
     unit = draw.uniform((batch, BLOCKS, ATTEMPTS, 4), generator)
-    return block_mask(unit, grid, unit.new_full((batch,), num_hidden))
+    return block_mask(unit, grid, unit.new_full((batch,), num_hidden), low)
 
 
 def hide_blocks(grid: Grid, num_hidden: int, batch: int, generator: torch.Generator) -> Tensor:

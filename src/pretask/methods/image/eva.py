@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.beit import small_, start_as_beit
+from pretask.encoders.drop_path import droppable, dropping
 from pretask.encoders.image import PatchEncoder
 from pretask.encoders.teachers import load_teacher
 from pretask.errors import UsageError
 from pretask.objectives.distributed import mean
 from pretask.objectives.reconstruction import painted, patchify, standardise
+from pretask.pretexts import draw
 from pretask.pretexts.masks import draw_blocks, take
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
@@ -30,15 +32,16 @@ class EVA(PretextTask):
         teacher: whose features are predicted: `pixels` for the patches' own, standardised, otherwise a frozen
             encoder (`open_clip:ViT-L-14@openai` is the paper's; a run folder, `timm:NAME`,
             `transformers:NAME`).
-        mask_ratio: share of the patches that blocks cover at most (105 of 256).
+        mask_ratio: share of the patches that blocks cover at most (105 of 256, in blocks of 16 or more).
         everything: cover nothing and predict the features of all patches: distillation without masking.
         crop_scale: area of the random crop, as a share of the picture's.
+        drop_path: share of samples for which the last block is skipped, less for those before.
     """
 
     encoder: PatchEncoder
     recipe = Recipe(
         "adamw", lr=1e-3, lr_batch=4096, batch_size=4096, epochs=150, weight_decay=0.05, betas=(0.9, 0.98),
-        warmup=2 / 150, final_lr=1e-2, clip=3.0,
+        warmup=2 / 150, final_lr=1e-2, clip=3.0, undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +51,7 @@ class EVA(PretextTask):
         mask_ratio: float = 0.4102,
         everything: bool = False,
         crop_scale: tuple[float, float] = (0.2, 1.0),
+        drop_path: float = 0.1,
     ):
         super().__init__(encoder)
         self.num_hidden = int(encoder.num_patches * mask_ratio)
@@ -56,10 +60,10 @@ class EVA(PretextTask):
                 f"mask_ratio {mask_ratio} covers {self.num_hidden} of {encoder.num_patches} patches; "
                 "some must be covered and some not"
             )
-        self.everything = everything
+        self.everything, self.drop_path, self.depth = everything, drop_path, len(droppable(encoder))
         self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5, interpolation="bicubic")
         self.teacher = None if teacher == "pixels" else load_teacher(teacher, encoder.grid, encoder.in_chans)
-        self.mask_token = None if everything else nn.Parameter(torch.zeros(encoder.dim))
+        self.mask_token = None if everything else nn.Parameter(torch.zeros(1, encoder.dim))
         values = encoder.patch_size**2 * encoder.in_chans
         self.head = nn.Linear(encoder.dim, values if self.teacher is None else self.teacher.dim)
         if self.mask_token is not None:
@@ -75,7 +79,8 @@ class EVA(PretextTask):
         view = apply_view(
             self.view, image, draw_view(self.view, len(image), step.generator, batch.get("size"))
         )
-        hidden = draw_blocks(self.encoder.grid, self.num_hidden, len(view), step.generator)
+        least = self.encoder.num_patches / 16
+        hidden = draw_blocks(self.encoder.grid, self.num_hidden, len(view), step.generator, least)
         return view, hidden.to(view.device)
 
     @torch.no_grad()
@@ -86,12 +91,16 @@ class EVA(PretextTask):
         return self.teacher(view).tokens
 
     def answer(
-        self, view: Tensor, hidden: Bool[Tensor, "batch patches"], places: Tensor
+        self, view: Tensor, hidden: Bool[Tensor, "batch patches"], places: Tensor, step: Step
     ) -> Float[Tensor, "batch places features"]:
         """What is predicted at these places."""
-        features = (
-            self.encoder(view) if self.everything else self.encoder(view, None, hidden, self.mask_token)
-        )
+        seen = {} if self.everything else {"hidden": hidden, "mask_token": self.mask_token}
+        if self.training and self.drop_path and self.depth:
+            unit = draw.uniform((len(view), self.depth, 2), step.generator)
+            with dropping(self.encoder, unit.to(view.device), self.drop_path):
+                features = self.encoder(view, **seen)
+        else:
+            features = self.encoder(view, **seen)
         return self.head(self.encoder.model.fc_norm(take(features.tokens, places)))
 
     def loss(self, batch: Batch, step: Step) -> Losses:
@@ -100,7 +109,7 @@ class EVA(PretextTask):
         most = counted.shape[1] if self.everything else self.num_hidden
         # as many places a picture as can be covered, covered ones first: their number need not be asked
         places = counted.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-        answer, truth = self.answer(view, hidden, places), take(self.truth(view), places)
+        answer, truth = self.answer(view, hidden, places, step), take(self.truth(view), places)
         if answer.dtype != torch.float64:
             answer, truth = answer.float(), truth.float()
         likeness = F.cosine_similarity(answer, truth, dim=-1)
@@ -125,7 +134,7 @@ class EVA(PretextTask):
         """The answer is drawn as the batch's patches whose true features are most like what is predicted."""
         view, hidden = self.puzzle(batch, step)
         every = torch.arange(hidden.shape[1], device=view.device).expand(len(view), -1)
-        answer, truth = self.answer(view, hidden, every), self.truth(view)
+        answer, truth = self.answer(view, hidden, every, step), self.truth(view)
         known = F.normalize(truth.flatten(0, 1).float(), dim=-1)
         nearest = (F.normalize(answer.float(), dim=-1) @ known.T).argmax(-1)
         patches = patchify(view, self.encoder.patch_size)
