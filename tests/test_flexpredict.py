@@ -136,3 +136,16 @@ def test_the_teacher_follows_in_a_line():
 def test_a_class_token_is_refused():
     with pytest.raises(UsageError, match="class_token=false"):
         FlexPredict(build_encoder("vit_tiny_patch16_224:depth=1,embed_dim=32,num_heads=2", image_size=32))
+
+
+def test_it_starts_small_and_crops_bilinearly():
+    """The first layer is a normal of 0.02 (timm's own is uniform, with a bias), and so is the learned query."""
+    encoder = build_encoder(
+        "vit_tiny_patch16_224:depth=1," + BARE.split(",", 1)[1], image_size=32, patch_size=8
+    )
+    task = FlexPredict(encoder, query="token")
+    first = task.encoder.model.patch_embed.proj
+    assert first.weight.std().item() == pytest.approx(0.02, rel=0.1) and not first.bias.any()
+    assert torch.equal(task.teacher.model.patch_embed.proj.weight, first.weight)
+    assert 0.005 < task.token.std() < 0.04 and task.token.ndim == 3  # so that it decays
+    assert task.view.interpolation == "bilinear"

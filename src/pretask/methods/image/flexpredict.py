@@ -42,7 +42,7 @@ class FlexPredict(PretextTask):
 
     Args:
         encoder: a vision transformer without class token (`class_token=false,global_pool=avg,fc_norm=false`).
-            Unless it is pretrained it gets fixed sine-cosine positions.
+            Unless it is pretrained it gets fixed sine-cosine positions and small weights.
         query: what asks for a patch: `stochastic` noise through the context's projection, a learned `token`
             (I-JEPA), or its position `alone`; always with its position.
         noise: standard deviation of the noise (the official setting named `var`).
@@ -84,22 +84,22 @@ class FlexPredict(PretextTask):
                 "global_pool=avg,fc_norm=false to the encoder's name"
             )
         if not encoder.pretrained:
-            encoder.use_fixed_positions()
+            start(encoder)
         self.query, self.noise, self.momentum = query, noise, momentum
         self.shape: dict[str, Any] = {
             "targets": num_targets, "scale": target_scale, "aspect": target_aspect,
             "context_scale": context_scale, "least": 10 if encoder.num_patches > 64 else FEW,
         }  # fmt: skip
-        self.view = ViewSpec(
-            encoder.image_size, crop_scale, flip=0.5, grey=0.2, blur=0.5, interpolation="bicubic"
-        )
+        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5, grey=0.2, blur=0.5)
         large = encoder.dim >= 768
         dim, depth = decoder_shape(
             encoder.dim, predictor_dim or (384 if large else None), predictor_depth or (6 if large else None)
         )
         self.register_buffer("positions", sincos_2d(dim, encoder.grid), persistent=False)
         self.embed = nn.Linear(encoder.dim, dim)
-        self.token = nn.Parameter(torch.zeros(dim)) if query == "token" else None
+        self.token = nn.Parameter(torch.zeros(1, 1, dim)) if query == "token" else None
+        if self.token is not None:
+            nn.init.trunc_normal_(self.token, std=0.02)
         heads = encoder.blocks[0].attn.num_heads  # type: ignore[index]
         heads = heads if dim % heads == 0 else dim // HEAD_DIM
         blocks = [Block(dim, heads, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth)]
@@ -181,3 +181,12 @@ class FlexPredict(PretextTask):
             )
         ]  # fmt: skip
         return Sheet("FlexPredict", "What would a slow copy of the network say of the hidden blocks?", rows)
+
+
+def start(encoder: PatchEncoder) -> None:
+    """I-JEPA's start: fixed positions; the first layer's weights as small as timm's linear ones are."""
+    encoder.use_fixed_positions()
+    first: Any = encoder.model.patch_embed.proj
+    nn.init.trunc_normal_(first.weight, std=0.02)
+    if first.bias is not None:
+        nn.init.zeros_(first.bias)
