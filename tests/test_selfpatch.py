@@ -126,3 +126,10 @@ def test_what_does_not_fit_is_refused():
         SelfPatch(build_encoder("vit_tiny_patch16_224:depth=1,embed_dim=32,num_heads=2", image_size=32))
     with pytest.raises(UsageError, match="1 to 8"):
         make(alike=9)
+
+
+def test_prototypes_keep_their_length_as_in_the_released_run():
+    task = make()
+    for head in (task.head, task.patch_head):
+        assert not head.last_layer.weight_g.requires_grad
+    assert {block.norm1.eps for block in task.aggregate.blocks} == {task.aggregate.norm.eps} == {1e-6}

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from pretask.encoders.attention import attend
+from pretask.encoders.decoder import layer_norm
 
 
 def neighbours(grid: tuple[int, int], device: torch.device | str | None = None) -> Int[Tensor, "places 8"]:
@@ -47,8 +48,10 @@ class Aggregation(nn.Module):
     def __init__(self, dim: int, num_heads: int, depth: int = 2):
         super().__init__()
         self.token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.blocks = nn.ModuleList(Block(dim, num_heads, qkv_bias=True) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth)
+        )
+        self.norm = layer_norm(dim)
         nn.init.trunc_normal_(self.token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -26,7 +26,7 @@ from pretask.task import Batch, Losses, Sheet, Step
 class SelfPatch(DINO):
     """DINO, and each patch of the student against what a teacher gathers of its most similar neighbours.
 
-    Sizes left open follow DINO's rule for small pictures.
+    Sizes left open follow DINO's rule for small pictures; prototypes keep length 1, whatever the encoder's width.
 
     Args:
         encoder: a vision transformer without class token (`class_token=false,global_pool=avg,fc_norm=false`).
@@ -68,8 +68,8 @@ class SelfPatch(DINO):
         if not 1 <= alike <= 8:
             raise UsageError(f"alike must be 1 to 8 of a patch's eight neighbours, not {alike}")
         super().__init__(
-            encoder, prototypes, num_local, local_size, global_scale, local_scale, momentum=momentum,
-            teacher_temperature=teacher_temperature, drop_path=drop_path,
+            encoder, prototypes, num_local, local_size, global_scale, local_scale, unit_prototypes=True,
+            momentum=momentum, teacher_temperature=teacher_temperature, drop_path=drop_path,
         )  # fmt: skip
         small = encoder.image_size <= SMALL_IMAGE
         self.recipe = replace(self.recipe, epochs=200, warmup=max(self.recipe.warmup, 10 / 200))
