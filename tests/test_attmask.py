@@ -132,3 +132,8 @@ def test_the_teacher_looks_at_whole_crops_and_gets_no_gradient():
 def test_hiding_as_an_augmentation_alone():
     losses = make(patch_weight=0.0).loss(batch(), Step.at())
     assert set(losses) == {"cls", "patch"}
+
+
+def test_the_last_rate_is_the_official_one():
+    recipe = AttMask(encoder()).recipe
+    assert recipe.lr * recipe.batch_size / recipe.lr_batch * recipe.final_lr == pytest.approx(1e-6)

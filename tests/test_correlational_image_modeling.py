@@ -242,6 +242,12 @@ def test_contrast_pairs_each_exemplar_with_its_own_context():
         logits = query @ keys.T / 0.2
         total += 2 * 0.2 * F.cross_entropy(logits, torch.arange(3)).item()
     assert task.contrast(asked, known).item() == pytest.approx(total, rel=1e-4)
+    for layer in (
+        task.projector[0],
+        task.predictor[-2],
+    ):  # Xavier's, as all linear layers of the official code
+        bound = math.sqrt(6 / sum(layer.weight.shape))
+        assert layer.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
     losses = make(contrast=0.5).loss(batch(), Step.at())
     assert set(losses) == {"correlation", "contrast"}
 

@@ -41,7 +41,9 @@ def test_attention_has_one_projection_for_all_three():
         parts = []
         for h in range(3):
             w = x[n] @ layer.qkv.weight[8 * h : 8 * h + 8].T
-            scores = torch.tensor([[(a @ b).item() / math.sqrt(8) for b in w] for a in w], dtype=torch.float64)
+            scores = torch.tensor(
+                [[(a @ b).item() / math.sqrt(8) for b in w] for a in w], dtype=torch.float64
+            )
             parts.append(scores.softmax(1) @ w)
         expected[n] = torch.cat(parts, 1) @ layer.proj.weight.T + layer.proj.bias
     assert torch.allclose(layer(x), expected, atol=1e-6)
@@ -97,6 +99,7 @@ def test_norms_have_the_epsilons_of_the_code():
     task = make()
     assert task.encoder.model.blocks[0].norm1.eps == 1e-5 and task.decoder[0].norm2.eps == 1e-5
     assert task.encoder.model.norm.eps == 1e-6 and task.decoder[-2].eps == 1e-6
+    assert task.mask_token.ndim == 2, "it decays, as in the official code"
 
 
 def test_coding_rates_are_log_determinants():

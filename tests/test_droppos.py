@@ -122,6 +122,13 @@ def test_confident_answers_can_be_left_out():
     sure = torch.full((3, 16, 64), -50.0).scatter(2, puzzle.order.visible[..., None], 50.0)
     task.answers = lambda _: sure
     assert task.loss(batch(), Step.at())["position"] == 0, "all are surer than they are asked to be"
+    exact = make(ignore_confident=True, smoothing=0.0, attentive=False)
+    exact.answers = lambda puzzle: torch.full((3, 16, 64), -150.0).scatter(
+        2, puzzle.order.visible[..., None], 0.0
+    )
+    step = Step.at()
+    exact.loss(batch(), step)
+    assert step.metrics["position_accuracy"] == 0, "as sure as asked is sure enough"
     spread = make(ignore_confident=True)
     assert spread.loss(batch(), Step.at())["position"] > 3  # nobody is sure yet
 

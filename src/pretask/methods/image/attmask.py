@@ -19,6 +19,9 @@ from pretask.pretexts import draw
 from pretask.pretexts.masks import random_mask
 from pretask.task import Batch, Sheet, Step
 
+FINAL = 1e-6 / (5e-4 * 240 / 256)
+"""The official last rate, over the peak for its batch."""
+
 
 class AttMask(IBOT):
     """Masked distillation in which the patches that the teacher's class token attends to are hidden.
@@ -74,7 +77,9 @@ class AttMask(IBOT):
             teacher_temperature=teacher_temperature, drop_path=drop_path,
         )  # fmt: skip
         self.attended, self.show_max = mask, show_max
-        self.recipe = replace(self.recipe, batch_size=240, epochs=100, warmup=max(self.recipe.warmup, 0.1))
+        self.recipe = replace(
+            self.recipe, batch_size=240, epochs=100, warmup=max(self.recipe.warmup, 0.1), final_lr=FINAL
+        )
 
     def look(
         self, clean: Float[Tensor, "2*batch chans h w"]

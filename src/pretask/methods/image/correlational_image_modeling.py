@@ -144,6 +144,8 @@ class CIM(PretextTask):
             self.weights["contrast"] = contrast
             self.projector = mlp(encoder.dim, 4096, 4096, 256, batch_norm=True, last_norm="plain")
             self.predictor = mlp(256, 4096, 256, batch_norm=True, last_norm="plain")
+            for head in (self.projector, self.predictor):
+                head.apply(xavier_linear)
             self.slow_projector = teacher_of(self.projector)
 
     def puzzle(

@@ -50,7 +50,7 @@ class CrateMAE(MAE):
             nn.Linear(dim, self.num_values),
         )
         self.decoder.apply(xavier_linear)
-        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))  # two dimensions: it decays, as officially
         nn.init.normal_(self.mask_token, std=0.02)
 
     def hidden(self, order: Shuffle) -> Bool[Tensor, "batch patches"]:

@@ -50,7 +50,7 @@ class DropPos(PretextTask):
             it shrinks to 0, epoch by epoch. 0 asks for the place itself.
         attentive: count a patch by how like the class token it is, in the features of the whole picture.
         temperature: of that likeness.
-        ignore_confident: leave out patches whose true place is more probable already than it is asked to be.
+        ignore_confident: leave out patches whose true place is as probable already as it is asked to be.
         decoder_dim: width of the decoder; none takes 512 from a ViT-B on and half the encoder's below.
         decoder_depth: blocks of the decoder, which knows no positions.
         crop_scale: area of the random crop, as a share of the picture's.
@@ -149,7 +149,7 @@ class DropPos(PretextTask):
         counts = puzzle.lost * self.importance(puzzle)
         if self.ignore_confident:
             said = log_share.detach().exp().gather(2, truth[..., None])[..., 0]
-            counts = counts * (said <= wanted.diagonal()[truth])
+            counts = counts * (said < wanted.diagonal()[truth])
         total = mean(counts.sum()).clamp(min=1e-12)  # of all processes: their weights are one sum
         right = (logits.argmax(-1) == truth).float()
         step.metrics["position_accuracy"] = (right * counts).sum().detach() / total
