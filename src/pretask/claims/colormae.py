@@ -3,8 +3,8 @@
 from pretask.studies.claim import Arm, Claim, Comparison
 
 CLAIM = Claim(
-    statement="Hiding what green noise hides teaches features no worse than hiding scattered patches, and "
-    "better ones than hiding what red noise hides.",
+    statement="Hiding what green noise hides teaches features that tell pasted pieces from their surroundings no "
+    "worse than hiding scattered patches does, and better than hiding what red noise hides.",
     arms={
         "green": Arm("colormae"),
         "white": Arm("mae"),
@@ -13,10 +13,11 @@ CLAIM = Claim(
         "random": Arm("mae", steps=0),
     },
     comparisons=(
+        Comparison("pasted dice", "green", "white", margin=-0.02),
+        Comparison("pasted dice", "green", "red"),
         Comparison("linear", "green", "random"),
-        Comparison("linear", "green", "white", margin=-0.02),
-        Comparison("linear", "green", "red"),
     ),
+    metrics=("linear", "pasted"),
     inputs={"patch_size": 2},
     steps=600,
 )

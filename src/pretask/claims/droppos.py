@@ -33,6 +33,6 @@ CLAIM = Claim(
         Comparison("placed", "droppos", "no anchors"),
         Comparison("linear", "droppos", "all patches shown"),
     ),
-    metrics=("linear", placed),
+    metrics=("linear", "position", placed),
     steps=600,
 )
