@@ -3,6 +3,7 @@
 from pretask.catalogue.row import Row
 
 VIT = "vit_tiny_patch16_224"
+BEIT = "beit_base_patch16_224:embed_dim=192,num_heads=3"
 BARE = VIT + ":class_token=false,global_pool=avg,fc_norm=false"
 
 ROWS = (
@@ -186,6 +187,17 @@ ROWS = (
         "where does each patch belong?",
         encoder=BARE,
         needs="bare",
+    ),
+    Row(
+        "beit",
+        "BEiT",
+        "image",
+        "pretask.methods.image.beit:BEiT",
+        "BEiT: BERT Pre-Training of Image Transformers (Bao et al., ICLR 2022)",
+        "blocks of patches, under a token",
+        "which word of a frozen codebook stands at each hidden patch?",
+        encoder=BEIT,
+        needs="patches",
     ),
     Row(
         "mood",
