@@ -8,7 +8,7 @@ from torch import nn
 from pretask.methods.image.moco import MoCo
 from pretask.methods.image.simclr import SimCLR
 from pretask.methods.image.two_views import Target
-from pretask.studies.baselines import Supervised
+from pretask.studies.baselines import Supervised, Told
 from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
 from pretask.studies.survey import Finding, Survey, Values
 from pretask.studies.surveys.measures import difference, transfer
@@ -46,7 +46,7 @@ FAMILIES: dict[str, dict[str, Arm]] = {
         "byol": Arm("byol"), "simsiam": Arm("simsiam"), "barlow-twins": Arm("barlow-twins"),
         "vicreg": Arm("vicreg"),
     },
-    "cross-modal": {"clip": Arm("clip")},
+    "cross-modal": {"clip, classes as words": Arm(lambda encoder: Told(encoder))},
     "one picture": {
         "rotation": Arm("rotation"), "jigsaw": Arm("jigsaw"), "colorization": Arm("colorization"),
         "relative-location": Arm("relative-location"), "exemplar": Arm("exemplar"), "inpainting": Arm("inpainting"),

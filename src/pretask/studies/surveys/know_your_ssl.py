@@ -8,7 +8,7 @@ from pretask.methods.image.byol import BYOL
 from pretask.methods.image.mae import MAE
 from pretask.methods.image.simclr import SimCLR
 from pretask.methods.image.two_views import TwoViews
-from pretask.studies.baselines import Supervised
+from pretask.studies.baselines import Supervised, Told
 from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
 from pretask.studies.survey import Finding, Survey, Values
 from pretask.studies.surveys.measures import difference, mean, relative, transfer
@@ -55,7 +55,7 @@ FAMILIES: dict[str, dict[str, Arm]] = {
     "information": {"vicreg": Arm("vicreg"), "barlow-twins": Arm("barlow-twins"), "vicreg, ViT": vit("vicreg")},
     "generative, pixels": {"mae, ViT": vit("mae"), "simmim, ViT": vit("simmim")},
     "generative, tokens": {"beit, ViT": vit("beit")},
-    "language": {"clip": Arm("clip")},
+    "language": {"clip, classes as words": Arm(lambda encoder: Told(encoder))},
     "weak augmentation": {
         "simclr, weak": Arm(weak(SimCLR)), "byol, weak": Arm(weak(BYOL)),
         "mae, none, ViT": Arm(whole, encoder=SMALL_VIT),

@@ -47,9 +47,10 @@ def behind(trained: Trained, bench: Bench) -> dict[str, Tensor | float]:
     if trained.task is None:
         return {}
     try:
-        scores = {score.metric: score for score in probe_layers(trained.task, bench.labelled, bench.test)}
+        judged = probe_layers(trained.task, bench.labelled, bench.test, ends=True)
     except UsageError:
         return {}
+    scores = {score.metric: score for score in judged}
     last = max(int(name.partition("@")[2]) for name in scores)
     found: dict[str, Tensor | float] = {}
     for name in ("accuracy", "colour", "rank", "std"):

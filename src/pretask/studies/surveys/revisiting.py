@@ -19,7 +19,7 @@ from pretask.evaluation.score import known_labels
 from pretask.methods.image.patch_puzzle import PatchPuzzle
 from pretask.studies.baselines import Supervised
 from pretask.studies.bench import Bench
-from pretask.studies.claim import Arm, Claim, Comparison, Trained
+from pretask.studies.claim import QUICK, Arm, Claim, Comparison, Trained
 from pretask.studies.survey import Finding, Survey, Values
 from pretask.studies.surveys.measures import likeness, spearman
 from pretask.task import Step
@@ -80,7 +80,7 @@ def probes(trained: Trained, bench: Bench) -> dict[str, Tensor | float]:
     encoder: Any = trained.encoder
     if isinstance(trained.task, PatchPuzzle):
         encoder = NinePatches(encoder)
-    scores = layers(encoder, bench.labelled, bench.test, limit=LIMIT)
+    scores = layers(encoder, bench.labelled, bench.test, limit=64 if QUICK.get() else LIMIT)
     found: dict[str, Tensor | float] = {
         score.metric.replace("accuracy@", "block "): score.items
         for score in scores
@@ -93,7 +93,8 @@ def probes(trained: Trained, bench: Bench) -> dict[str, Tensor | float]:
     for name, settings in (
         ("mlp", {}), ("linear, 70 epochs", {"hidden": 0}), ("linear, 5 epochs", {"hidden": 0, "epochs": 5}),
     ):  # fmt: skip
-        found[name] = mlp(train, test, **settings)[0].items  # type: ignore[arg-type, assignment]
+        brief = {"epochs": 1} if QUICK.get() else {}
+        found[name] = mlp(train, test, **settings | brief)[0].items  # type: ignore[arg-type, assignment]
     dim = train[0].shape[1]
     kept = torch.randperm(dim, generator=torch.Generator().manual_seed(0))[: dim // WIDTHS[-1]]
     (score,) = linear((train[0][:, kept], train[1]), (test[0][:, kept], test[1]))
