@@ -39,6 +39,7 @@ MAGNIFIED = {
     "jigsaw-grid": 1e-1,
     "relative-location-grid": 1e-1,
     "cpc-grid": 1e-1,
+    "inpainting-grid": 1e-1,
     "s-key-own": 2e-2,
     "barlow-twins-patches": 2e-1,
     "vicreg-patches": 2e-1,
@@ -47,6 +48,8 @@ MAGNIFIED = {
 right behind a bias, whose gradient is nothing but rounding."""
 
 WITHOUT_DRAWS = {
+    "predict-part": "pictures are looked at whole, and the same part of each is hidden",
+    "refined-part": "pictures are looked at whole, and the same part of each is hidden",
     "ppt": "every window is asked for whole, and turned by all right angles",
     "ssdl": "the same pictures have the same codes",
 }

@@ -182,6 +182,15 @@ ROWS = (
         "which of 261 colours, or what mixture of them, has each place of this grey picture?",
     ),
     Row(
+        "inpainting",
+        "Context encoder",
+        "image",
+        "pretask.methods.image.inpainting:Inpainting",
+        "Context Encoders: Feature Learning by Inpainting (Pathak et al., CVPR 2016)",
+        "a region of a picture",
+        "what was there?",
+    ),
+    Row(
         "dino",
         "DINO",
         "image",
@@ -271,5 +280,25 @@ ROWS = (
         "Visual Jigsaw Post-Training Improves MLLMs (Wu et al., 2025)",
         "where the tiles of a picture belong",
         "in which order do the numbered tiles make the picture? (the policy writes the list)",
+    ),
+    Row(
+        "predict-part",
+        "A hidden part",
+        "image",
+        "pretask.methods.image.predict_part:PredictPart",
+        "Predicting What You Already Know Helps: Provable Self-Supervised Learning (Lee et al., NeurIPS 2021)",
+        "a half of the picture, its middle or all but that",
+        "what does the hidden part look like, by regression?",
+    ),
+    Row(
+        "refined-part",
+        "A hidden part, refined by labels",
+        "image",
+        "pretask.methods.image.refined_part:RefinedPart",
+        "Can Pretext-Based Self-Supervised Learning Be Boosted by Downstream Data? A Theoretical Analysis (Teng "
+        "and Huang, 2021)",
+        "a half of the picture, its middle or all but that",
+        "what does the hidden part say that is independent of the rest, given the label?",
+        labels=True,
     ),
 )

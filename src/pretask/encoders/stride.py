@@ -9,16 +9,19 @@ from pretask.pretexts.views import SMALL_IMAGE
 
 
 @torch.no_grad()
-def stride(encoder: ImageEncoder) -> int:
-    """Pixels from one place of the encoder's last map to the next, found by trying."""
-    patch = getattr(encoder, "patch_size", None)
-    if patch:
-        return patch
+def places(encoder: ImageEncoder) -> tuple[int, int]:
+    """Rows and columns of the encoder's last map, found by trying."""
     training, like = encoder.training, next(encoder.parameters())
     size = encoder.image_size
     grid = encoder.eval()(like.new_zeros(1, encoder.in_chans, size, size)).grid
     encoder.train(training)
-    return -(-size // grid[0])
+    return grid[0], grid[1]
+
+
+def stride(encoder: ImageEncoder) -> int:
+    """Pixels from one place of the encoder's last map to the next."""
+    patch = getattr(encoder, "patch_size", None)
+    return patch or -(-encoder.image_size // places(encoder)[0])
 
 
 def patch_geometry(encoder: ImageEncoder) -> tuple[int, int, int]:
