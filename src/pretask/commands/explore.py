@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from pretask import catalog, config
+from pretask.catalogue import taxonomy
 from pretask.commands.output import print_json, print_table
 from pretask.errors import UsageError
 
@@ -21,6 +22,13 @@ Data = Annotated[
 Reading = Annotated[
     list[str] | None, typer.Option("--read", help="A setting of the data's reader, key=value; repeatable.")
 ]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        help="By what methods for pictures are made of: branch=distillation, asymmetry!=EMA ...; repeatable.",
+    ),
+]
 Modality = Annotated[
     str | None, typer.Option("--modality", help="What to read the data as; default from their files.")
 ]
@@ -28,9 +36,17 @@ Modality = Annotated[
 
 def list_(
     modality: Annotated[str | None, typer.Option("--modality", "-m", help="Only this modality.")] = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
     """All methods."""
+    if where:
+        records = [record._asdict() for record in taxonomy.select(where)]
+        if as_json:
+            print_json(records)
+        else:
+            print_table("", taxonomy.Record._fields, [list(record.values()) for record in records])
+        return
     known = sorted({row.modality for row in catalog.ROWS})
     if modality is not None and modality not in known:
         raise UsageError(f"no method of modality '{modality}'; there are: {', '.join(known)}")

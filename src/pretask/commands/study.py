@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pretask.commands.explore import Data, Json
+from pretask.commands.explore import Data, Json, Where
 from pretask.commands.output import print_json, print_table
 from pretask.errors import PretaskError
 
@@ -26,6 +26,7 @@ def study(
     only: Annotated[
         list[str] | None, typer.Option(help="A family or member of a survey; repeatable; default all.")
     ] = None,
+    where: Where = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder that keeps what is finished, for the next time.")
     ] = Path("runs/studies"),
@@ -45,7 +46,7 @@ def study(
         from pretask.reports.sweeps import check_path, draw
 
         check_path(plot)
-    rows = run_study(slug, Settings(data, quick, steps, seeds, tuple(only or ()), out))
+    rows = run_study(slug, Settings(data, quick, steps, seeds, tuple(only or ()), tuple(where or ()), out))
     if as_json:
         print_json(rows)
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pretask import catalog
+from pretask.catalogue.taxonomy import select
 from pretask.errors import UsageError
 from pretask.studies.claim import Arm, Claim
 
@@ -67,12 +68,14 @@ class Survey:
     def family(self, arm: str) -> str:
         return next(family for family, names in self.families.items() if arm in names)
 
-    def chosen(self, only: Sequence[str] = ()) -> dict[str, Arm]:
-        """The arms to run, in the table's order: those named, by themselves or by their family, or all.
+    def chosen(self, only: Sequence[str] = (), where: Sequence[str] = ()) -> dict[str, Arm]:
+        """The arms to run, in the table's order: those named, by themselves or by their family, or all; with
+        conditions those of methods that satisfy them.
 
         Raises:
-            UsageError: a name is no arm and no family.
+            UsageError: a name is no arm and no family, or a condition is none.
         """
+        fit = {record.slug for record in select(where)}
         known = [*self.families, *self.claim.arms]
         for name in only:
             if name not in known:
@@ -82,7 +85,9 @@ class Survey:
             name: self.claim.arms[name]
             for family, names in self.families.items()
             for name in names
-            if (not only or family in only or name in only) and not missing(self.claim.arms[name])
+            if (not only or family in only or name in only)
+            and not missing(self.claim.arms[name])
+            and (not where or self.claim.arms[name].method in fit)
         }
 
     def absent(self) -> list[str]:
@@ -119,6 +124,7 @@ class Settings:
         steps: optimiser steps of a method that shows two views of every picture; None takes the study's.
         seeds: repetitions; None takes the study's.
         only: families or members; default all.
+        where: conditions on what members are made of (`catalogue.taxonomy.select`); default none.
         work: the folder that keeps what is finished.
     """
 
@@ -127,6 +133,7 @@ class Settings:
     steps: int | None = None
     seeds: int | None = None
     only: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
     work: Path = Path("runs/studies")
 
     @property

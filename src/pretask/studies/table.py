@@ -53,7 +53,7 @@ def prepared(survey: Survey, settings: Settings, console: Console) -> tuple[Surv
     """The survey of those members that can learn from the data, its bench, and what each costs."""
     for slug in survey.absent():
         console.print(f"{slug} left out: the catalogue does not have it")
-    survey = survey.of(survey.chosen(settings.only))
+    survey = survey.of(survey.chosen(settings.only, settings.where))
     claim = survey.claim if settings.steps is None else replace(survey.claim, steps=settings.steps)
     if settings.data is not None:
         claim = replace(claim, data=settings.data, fallback="")
