@@ -125,6 +125,20 @@ def test_groups_have_rates_of_their_own():
     assert rates["head.bias"] == pytest.approx(0.4 * half)
 
 
+def test_vectors_may_have_a_rate_of_their_own_and_rates_may_be_held():
+    net = Net()
+    recipe = Recipe(lr=0.1, lr_batch=0, warmup=0.0, vector_lr=0.02, held=("head.",), groups=(("head.weight", 0.3),))
+    optimiser, schedule = made(recipe, net)
+    set_rates(optimiser, schedule, 5)
+    rates = {n: g["lr"] for g in optimiser.param_groups for n in g["names"]}
+    shape = schedule.shape(5)
+    assert 0 < shape < 1
+    expected = {"encoder.0.weight": 0.1 * shape, "encoder.0.bias": 0.02 * shape, "encoder.1.weight": 0.02 * shape,
+                "encoder.1.bias": 0.02 * shape, "head.weight": 0.3, "head.bias": 0.02}  # fmt: skip
+    assert rates == pytest.approx(expected)
+    assert not any(g["held"] for g in made(Recipe(), net)[0].param_groups)
+
+
 def test_layers_learn_more_slowly_the_lower_they_are():
     encoder = build_encoder("vit_tiny_patch16_224:depth=3,embed_dim=12,num_heads=2", image_size=16)
     scales = layer_scales(encoder, 0.5)

@@ -28,6 +28,8 @@ class Recipe:
             treats all alike.
         groups: beginnings of parameters' names with a rate of their own, stated for `lr_batch` like `lr`;
             the first that fits counts.
+        vector_lr: rate of biases and one-dimensional parameters where no group says another; None takes `lr`.
+        held: beginnings of parameters' names whose rate does not follow the schedule but stays at its peak.
         tasks: 0 shuffles all data. Otherwise the stream brings the classes in their order, divided into so
             many tasks, one task after the other; by default as many passes as `epochs`, for what is
             learned from a stream is not seen again.
@@ -50,4 +52,6 @@ class Recipe:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     layer_decay: float | None = None
     groups: tuple[tuple[str, float], ...] = ()
+    vector_lr: float | None = None
+    held: tuple[str, ...] = ()
     tasks: int = 0

@@ -95,16 +95,20 @@ def layer_scales(encoder: nn.Module, decay: float) -> dict[str, float]:
 def groups(
     named: Iterable[tuple[str, nn.Parameter]], schedule: Schedule, encoder: nn.Module
 ) -> list[dict[str, Any]]:
-    """Parameters by (highest rate, whether they decay), in the order in which these first occur."""
+    """Parameters by (highest rate, whether they decay, whether the rate is held), in the order in which these first
+    occur."""
     recipe = schedule.recipe
     scales = {} if recipe.layer_decay is None else layer_scales(encoder, recipe.layer_decay)
-    found: dict[tuple[float, bool], dict[str, Any]] = {}
+    found: dict[tuple[float, bool, bool], dict[str, Any]] = {}
     for name, parameter in named:
-        rate = next((lr for prefix, lr in recipe.groups if name.startswith(prefix)), recipe.lr)
-        peak = rate * schedule.scale * scales.get(name.removeprefix("encoder."), 1.0)
         last = name.rpartition(".")[2]
-        decays = parameter.ndim > 1 and last != "bias" and last not in recipe.undecayed
-        group = found.setdefault((peak, decays), {"params": [], "names": [], "peak": peak, "decays": decays})
+        matrix = parameter.ndim > 1 and last != "bias"
+        usual = recipe.lr if matrix or recipe.vector_lr is None else recipe.vector_lr
+        rate = next((lr for prefix, lr in recipe.groups if name.startswith(prefix)), usual)
+        peak = rate * schedule.scale * scales.get(name.removeprefix("encoder."), 1.0)
+        decays, held = matrix and last not in recipe.undecayed, name.startswith(recipe.held)
+        own = {"params": [], "names": [], "peak": peak, "decays": decays, "held": held}
+        group = found.setdefault((peak, decays, held), own)
         group["params"].append(parameter)
         group["names"].append(name)
     return list(found.values())
@@ -136,5 +140,5 @@ def set_rates(optimiser: Optimizer, schedule: Schedule, index: int) -> None:
     """Rate and decay of every group for this step."""
     shape, decay = schedule.shape(index), schedule.weight_decay(index)
     for group in optimiser.param_groups:
-        group["lr"] = group["peak"] * shape
+        group["lr"] = group["peak"] * (1.0 if group["held"] else shape)
         group["weight_decay"] = decay if group["decays"] else 0.0

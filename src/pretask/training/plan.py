@@ -108,7 +108,7 @@ class Plan:
         """Everything decided, as plain data."""
         own = asdict(self.recipe)
         own["betas"], own["groups"] = list(self.recipe.betas), [list(group) for group in self.recipe.groups]
-        own["undecayed"] = list(self.recipe.undecayed)
+        own["undecayed"], own["held"] = list(self.recipe.undecayed), list(self.recipe.held)
         return {
             "batch_size": self.batch_size, "steps": self.steps, "epochs": round(self.epochs, 4),
             "steps_per_epoch": self.steps_per_epoch, "lr": self.lr, "recipe": own,

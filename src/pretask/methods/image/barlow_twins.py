@@ -23,7 +23,9 @@ class BarlowTwins(TwoViews):
     """
 
     title = "Barlow Twins"
-    recipe = Recipe("lars", lr=0.2, batch_size=2048, epochs=1000, weight_decay=1.5e-6, warmup=0.01)
+    recipe = Recipe(
+        "lars", lr=0.2, batch_size=2048, epochs=1000, weight_decay=1.5e-6, warmup=0.01, vector_lr=0.0048
+    )
 
     def __init__(
         self,

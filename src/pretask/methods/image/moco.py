@@ -24,6 +24,9 @@ from pretask.task import Batch, Losses, Step
 class MoCo(TwoViews):
     """Contrast a view with its partner and with the queue of the last batches' keys.
 
+    The paper shuffles keys among devices: each normalises its own small batch, which would tell a key from those that
+    were not beside its query. Here all processes share the statistics of the whole batch.
+
     Args:
         encoder: any image encoder.
         queue: keys kept; none takes 65536, 4096 for pictures of at most 64 pixels.

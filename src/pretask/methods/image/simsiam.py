@@ -1,7 +1,6 @@
-"""SimSiam: predict one view's projection from the other's, and stop the gradient there (Chen, He, CVPR 2021).
+"""SimSiam: predict one view's projection from the other's, and stop the gradient there (Chen, He, CVPR 2021)."""
 
-The predictor's rate follows the schedule of all others; the paper holds it constant.
-"""
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -17,7 +16,7 @@ from pretask.task import Batch, Losses, Step
 
 
 class SimSiam(TwoViews):
-    """Predict the other view's projection, which learns nothing from it.
+    """Predict the other view's projection, which learns nothing from it. The predictor's rate stays where it starts.
 
     Args:
         encoder: any image encoder.
@@ -28,7 +27,9 @@ class SimSiam(TwoViews):
     """
 
     title = "SimSiam"
-    recipe = Recipe("sgd", lr=0.05, batch_size=512, epochs=100, weight_decay=1e-4, warmup=0.0)
+    recipe = Recipe(
+        "sgd", lr=0.05, batch_size=512, epochs=100, weight_decay=1e-4, warmup=0.0, held=("predictor.",)
+    )
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class SimSiam(TwoViews):
         crop_scale: tuple[float, float] = (0.2, 1.0),
     ):
         super().__init__(encoder, moco_view(encoder, crop_scale))
+        self.recipe = replace(self.recipe, held=type(self).recipe.held)
         dim = dim or (512 if encoder.image_size <= SMALL_IMAGE else 2048)
         self.stop_gradient = stop_gradient
         self.projector = mlp(encoder.dim, dim, dim, dim, batch_norm=True, last_norm="plain")
