@@ -13,6 +13,7 @@ from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Compariso
 from pretask.studies.survey import Finding, Survey, Values
 from pretask.studies.surveys.measures import difference, transfer
 
+GROUPED = SMALL_RESNET + ",norm_layer=groupnorm1"  # CPC's batches must not tell of each other
 COLOUR = {"jitter": 0.0, "grey": 0.0}
 
 
@@ -36,7 +37,7 @@ def simclr(**changes: Any) -> Any:
 
 
 FAMILIES: dict[str, dict[str, Arm]] = {
-    "end to end": {"simclr": Arm("simclr"), "nnclr": Arm("nnclr"), "cpc": Arm("cpc")},
+    "end to end": {"simclr": Arm("simclr"), "nnclr": Arm("nnclr"), "cpc": Arm("cpc", encoder=GROUPED)},
     "memory bank": {"instdisc": Arm("instdisc"), "pirl": Arm("pirl")},
     "momentum encoder": {
         "moco": Arm("moco"), "moco v1": Arm(moco_v1), "moco-v3": Arm("moco-v3", encoder=SMALL_VIT),

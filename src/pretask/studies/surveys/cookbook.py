@@ -6,13 +6,17 @@ from typing import Any
 from pretask.studies.baselines import Supervised
 from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
 from pretask.studies.survey import Finding, Survey, Values
+from pretask.studies.surveys.contrastive import GROUPED
 from pretask.studies.surveys.measures import agreement, behind, difference, mean, relative, transfer
 from pretask.studies.theory.spectral import checks
 
 SWEEP = (0.0, 0.01, 0.1, 0.3, 3.0, 10.0, 100.0)  # the covariance's weight; 1 is VICReg's own
 
 FAMILIES: dict[str, dict[str, Arm]] = {
-    "metric learning": {"simclr": Arm("simclr"), "nnclr": Arm("nnclr"), "moco": Arm("moco"), "cpc": Arm("cpc")},
+    "metric learning": {
+        "simclr": Arm("simclr"), "nnclr": Arm("nnclr"), "moco": Arm("moco"),
+        "cpc": Arm("cpc", encoder=GROUPED),
+    },
     "self-distillation": {"byol": Arm("byol"), "simsiam": Arm("simsiam"), "dino": Arm("dino")},
     "correlation": {
         "vicreg": Arm("vicreg"), "barlow-twins": Arm("barlow-twins"), "w-mse": Arm("w-mse"), "swav": Arm("swav"),

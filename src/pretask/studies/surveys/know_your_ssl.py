@@ -11,6 +11,7 @@ from pretask.methods.image.two_views import TwoViews
 from pretask.studies.baselines import Supervised, Told
 from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
 from pretask.studies.survey import Finding, Survey, Values
+from pretask.studies.surveys.contrastive import GROUPED
 from pretask.studies.surveys.measures import difference, mean, relative, transfer
 
 
@@ -46,7 +47,8 @@ FAMILIES: dict[str, dict[str, Arm]] = {
     "clustering": {"swav": Arm("swav"), "deepcluster-v2": Arm("deepcluster-v2")},
     "contrastive": {
         "simclr": Arm("simclr"), "moco": Arm("moco"), "nnclr": Arm("nnclr"), "instdisc": Arm("instdisc"),
-        "cpc": Arm("cpc"), "pirl": Arm("pirl"), "simclr, ViT": vit("simclr"), "moco-v3, ViT": vit("moco-v3"),
+        "cpc": Arm("cpc", encoder=GROUPED), "pirl": Arm("pirl"), "simclr, ViT": vit("simclr"),
+        "moco-v3, ViT": vit("moco-v3"),
     },
     "distillation": {
         "byol": Arm("byol"), "simsiam": Arm("simsiam"), "dino": Arm("dino"), "dino, ViT": vit("dino"),
