@@ -20,6 +20,7 @@ from pretask.evaluation.independence import (
     independence,
     judge,
     small,
+    smallest_mean,
     task_independence,
 )
 from pretask.objectives.independence import (
@@ -200,11 +201,20 @@ class TestEstimate:
         pairs = pairs._replace(x2=7 * pairs.x2 + 3)
         spread = (pairs.x2 - pairs.x2.mean(0)).square().sum(1).mean().sqrt()
         means = torch.stack([pairs.x2[pairs.y == c].mean(0) for c in range(3)]) / spread
+        means = torch.cat(
+            [means, torch.ones(3, 1, dtype=DOUBLE)], 1
+        )  # beside it what a head's intercept reads
         found = independence(pairs.at(torch.arange(100)), pairs.at(torch.arange(100, 200)))
         assert found.beta == pytest.approx(float(torch.linalg.svdvals(means)[2]), rel=1e-9)
         share = (torch.bincount(pairs.y) / 200).square().sum()
         expected = max(0.0, found.dependence) / found.beta**2 / (1 - float(share))
         assert found.bound == pytest.approx(expected, rel=1e-5)
+
+    def test_the_bound_holds_for_heads_with_intercept(self):
+        """Centred means lack rank, and still a head with intercept reads the classes: beta is not 0."""
+        x2 = torch.eye(3, dtype=DOUBLE)[:, :2] - 1 / 3
+        assert smallest_mean(x2, torch.arange(3), 3) > 0.5
+        assert smallest_mean(x2[:, :1], torch.arange(3), 3) == 0
 
     def test_words(self):
         assert "nothing to judge" in judge(0.0, 0.0, 0.0, 1.0, 0.1, 0.0)

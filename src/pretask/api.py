@@ -332,6 +332,7 @@ def independence(
     for slug in [slugs] if isinstance(slugs, str) else slugs:
         limit = min(settings.get("limit", SAMPLES), SAMPLES)
         task, dataset = sample_task(slug, data, options or {}, settings, limit, seed)
+        task.prepare(whole_batches(dataset), len(dataset))
         found.append(task_independence(task, dataset, kernel, seed, slug)._asdict())
     return found
 

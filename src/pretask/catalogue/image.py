@@ -201,6 +201,17 @@ ROWS = (
         VIT,
     ),
     Row(
+        "sampled-dino",
+        "DINO with sampled prototypes",
+        "image",
+        "pretask.methods.image.sampled_dino:SampledDINO",
+        "Generalization Beyond Data Imbalance: A Controlled Study on CLIP for Transferable Insights (Wen et al., "
+        "NeurIPS 2024), on DINO (Caron et al., ICCV 2021)",
+        "all of a picture but a crop, and most of the answers there are",
+        "what would a slow teacher say of another crop, with the few answers of this step?",
+        "resnet18",
+    ),
+    Row(
         "jigclu",
         "Jigsaw clustering",
         "image",

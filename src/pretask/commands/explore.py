@@ -172,7 +172,18 @@ def independence(
     if as_json:
         print_json(rows)
     else:
-        print_table("independence given the label", tuple(rows[0]), [tuple(row.values()) for row in rows])
+        columns = ("method", "told", "not by the label (eps_CI^2)", "beta", "by chance", "bound", "lost", "samples")
+        cells = [
+            (
+                row["pretext"], f"{row['explained']:.3f}",
+                f"{row['dependence']:.3f} [{row['low']:.3f}, {row['high']:.3f}]", f"{row['beta']:.3f}",
+                f"{row['beta_chance']:.3f}", f"{row['bound']:.3g}", f"{row['lost']:.3f}", row["n"],
+            )
+            for row in rows
+        ]  # fmt: skip
+        print_table("how much of the hidden part the rest tells, given the label", columns, cells)
+        for row in rows:
+            typer.echo(f"{row['pretext']}: {row['verdict']}")
 
 
 COMMANDS = (list_, show, data, preview, shortcuts, independence)

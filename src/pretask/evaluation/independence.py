@@ -62,7 +62,7 @@ class Independence(NamedTuple):
         dependence: eps_CI^2, how much of X2 is told by X1 and not by the label.
         low: lower end of its 95 % bootstrap interval over samples.
         high: upper end.
-        beta: smallest singular value of E[X2 | Y], not centred.
+        beta: smallest singular value of E[[X2, 1] | Y], not centred.
         beta_chance: what it is with labels shuffled.
         bound: eps_CI^2 / beta^2, on the squared error of the best linear head on psi against P(Y | X1), in
             units of the labels' variance: above 1 it says nothing.
@@ -143,8 +143,11 @@ def told(answer: Tensor, y: Float[Tensor, "items twos"]) -> Float[Tensor, "items
 
 
 def smallest_mean(x2: Float[Tensor, "items twos"], y: Int[Tensor, "items"], classes: int) -> float:
-    """beta: the classes-th singular value of E[X2 | Y], 0 where X2 has fewer dimensions."""
-    values = torch.linalg.svdvals(class_means(x2, y, classes))
+    """beta: the classes-th singular value of E[[X2, 1] | Y], 0 where that has fewer dimensions.
+
+    The 1 is told exactly by anything, and heads have an intercept: where X2 is shifted does not matter much then.
+    """
+    values = torch.linalg.svdvals(class_means(torch.cat([x2, x2.new_ones(len(x2), 1)], 1), y, classes))
     return float(values[classes - 1]) if len(values) >= classes else 0.0
 
 
