@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+import tiny
+from pretask import catalog
 from pretask.encoders import build_encoder
 from pretask.errors import UsageError
 from pretask.recipe import Recipe
@@ -163,3 +165,15 @@ def test_what_has_no_layers_cannot_decay_by_layer():
 def test_an_unknown_optimiser_is_refused():
     with pytest.raises(UsageError, match="adamw, adam, sgd or lars"):
         made(Recipe("rmsprop"), Net())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("slug", ["simmim", "mood", "moodv2", "beit", "eva"])
+def test_of_masked_transformers_the_mask_token_decays_and_positions_do_not(slug):
+    """As the official codes of BEiT, EVA and SimMIM group them."""
+    row = catalog.find(slug)
+    task = tiny.task(row)
+    task.prepare([tiny.BATCHES["image"](16)], 16)
+    matrices = {name for name, p in task.named_parameters() if p.ndim > 1 and p.requires_grad}
+    spared = {name for name in matrices if name.rpartition(".")[2] in task.recipe.undecayed}
+    assert "mask_token" in matrices - spared
+    assert {name.rpartition(".")[2] for name in spared} <= {"cls_token", "pos_embed"} and spared

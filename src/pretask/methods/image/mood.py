@@ -30,7 +30,7 @@ class MOOD(MOODv2):
 
     recipe = Recipe(
         "adamw", lr=5e-4, batch_size=256, epochs=800, weight_decay=0.05, betas=(0.9, 0.999), warmup=5 / 800,
-        final_lr=1e-5 / 5e-4, clip=3.0,
+        final_lr=1e-5 / 5e-4, clip=3.0, undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
     def __init__(

@@ -54,6 +54,7 @@ class MOODv2(PretextTask):
     recipe = Recipe(
         "adamw", lr=1.5e-3, lr_batch=2048, batch_size=2048, epochs=1600, weight_decay=0.05,
         betas=(0.9, 0.98), warmup=10 / 1600, final_lr=1e-5 / 1.5e-3, clip=3.0,
+        undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
     def __init__(
@@ -81,7 +82,7 @@ class MOODv2(PretextTask):
         self.teacher = None if teacher == "pixels" else load_teacher(teacher, encoder.grid, encoder.in_chans)
         self.codebook = Codebook(words, values if self.teacher is None else self.teacher.dim)
         self.register_buffer("looks", torch.zeros(words, values))  # the mean patch that each word stands for
-        self.mask_token = nn.Parameter(torch.zeros(encoder.dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, encoder.dim))
         self.head = nn.Linear(encoder.dim, words)
         small_(self.mask_token)
         small_(self.head.weight)

@@ -30,7 +30,7 @@ class SimMIM(MAE):
 
     recipe = Recipe(
         "adamw", lr=1e-4, lr_batch=512, batch_size=2048, epochs=800, weight_decay=0.05, betas=(0.9, 0.999),
-        warmup=20 / 800, clip=5.0,
+        warmup=20 / 800, clip=5.0, undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
     def __init__(
@@ -59,8 +59,8 @@ class SimMIM(MAE):
             encoder.model.pos_embed.data.copy_(positions)
             encoder.model.pos_embed.requires_grad_(True)
         self.decoder = nn.Linear(encoder.dim, self.num_values)  # type: ignore[assignment]
-        self.mask_token = nn.Parameter(torch.zeros(encoder.dim))
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.mask_token = nn.Parameter(torch.zeros(1, encoder.dim))
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     def draw_mask(self, batch: int, step: Step) -> Bool[Tensor, "batch patches"]:
         """Whole squares."""
