@@ -1,5 +1,7 @@
 """Know your SSL: discriminative methods lead frozen, generative ones catch up tuned (Ozbulak et al., 2023)."""
 
+from torch import Tensor
+
 from pretask.evaluation.finetune import finetune
 from pretask.methods.image.simclr import SimCLR
 from pretask.studies.bench import Bench
@@ -7,9 +9,10 @@ from pretask.studies.claim import SMALL_VIT, Arm, Claim, Comparison, Trained
 from pretask.studies.surveys.know_your_ssl import weak, whole
 
 
-def tuned(trained: Trained, bench: Bench) -> dict[str, object]:
+def tuned(trained: Trained, bench: Bench) -> dict[str, Tensor | float]:
     """Fine-tuned for a few passes."""
     (score,) = finetune(trained.encoder, bench.labelled, bench.test, epochs=5)
+    assert score.items is not None
     return {"finetune": score.items}
 
 

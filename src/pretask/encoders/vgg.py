@@ -46,7 +46,8 @@ class VGG(nn.Module):
     ):
         super().__init__()
         self.num_classes, self.num_features, self.head_side = num_classes, 512 * width, head_side
-        stages, inside = [], in_chans
+        stages: list[nn.Module] = []
+        inside = in_chans
         for count, times in zip(layers, TIMES, strict=True):
             parts: list[nn.Module] = [halved()] if stages else []
             for _ in range(count):

@@ -6,7 +6,7 @@ pretext is blind to (Bordes et al., 2023; Balestriero et al., A Cookbook of Self
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -45,16 +45,11 @@ def layers_of(task: PretextTask) -> list[nn.Sequential]:
         UsageError: nothing that reads the encoder's features is a chain of layers.
     """
     for name in NAMES:
-        head = getattr(task, name, None)
+        head: Any = getattr(task, name, None)
         if not isinstance(head, nn.Module):
             continue
-        chain = (
-            list(head.mlp)
-            if hasattr(head, "mlp")
-            else list(head)
-            if isinstance(head, nn.Sequential)
-            else [head]
-        )
+        inner: Any = getattr(head, "mlp", head)
+        chain = list(inner) if isinstance(inner, nn.Sequential) else [inner]
         if not isinstance(chain[0], nn.Linear) or chain[0].in_features != getattr(task.encoder, "dim", None):
             continue
         found: list[list[nn.Module]] = []
@@ -63,7 +58,7 @@ def layers_of(task: PretextTask) -> list[nn.Sequential]:
                 found.append([])
             found[-1].append(part)
         if hasattr(head, "mlp"):
-            found.append([Unit(), head.last_layer])
+            found.append([Unit(), getattr(head, "last_layer")])  # noqa: B009 - mypy narrows `head` to a module
         return [nn.Sequential(*parts) for parts in found]
     kind = type(task).__name__
     raise UsageError(f"{kind} has no projector: nothing that is a chain of layers stands behind its encoder")

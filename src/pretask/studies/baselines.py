@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -89,3 +91,13 @@ class Told(CLIP):
         way = draw.integers(len(OPENINGS), (len(batch["label"]),), step.generator).to(batch["label"].device)
         row = batch["label"] * len(OPENINGS) + way
         return super().loss({**batch, "tokens": self.numbers[row], "attention": self.attention[row]}, step)
+
+
+def supervised(encoder: Any) -> Supervised:
+    """As an arm's method."""
+    return Supervised(encoder)
+
+
+def told(encoder: Any) -> Told:
+    """As an arm's method."""
+    return Told(encoder)

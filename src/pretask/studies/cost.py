@@ -39,7 +39,7 @@ def cost(bench: Bench, arm: Arm) -> Cost:
         rows, kind = rows_of(arm.method), bench.train.modality
         if rows[0].modality != kind:
             raise UsageError(f"{arm.method} learns from {rows[0].modality} data, and these are {kind} data")
-        check_encoder(rows, bench.encoder(arm, 0))
+        check_encoder(rows, bench.encoder(arm, 0))  # type: ignore[arg-type]  # a bench's are encoders
     task = bench.task(arm, 0)
     some = bench.train.subset(range(min(SAMPLES, len(bench.train))))
     batch = some.batch(range(len(some)))
@@ -48,14 +48,14 @@ def cost(bench: Bench, arm: Arm) -> Cost:
     if type(task).prepare is not PretextTask.prepare:
         task.prepare([batch], len(some))
     task.train()
-    seen, kept = 0.0, dict[int, int]()
+    seen, kept, side = 0.0, dict[int, int](), getattr(task.encoder, "image_size", 1)
     own = {p.data_ptr() for p in task.parameters()}
 
     def count(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         nonlocal seen
         shown = given[0] if given else next(iter(named.values()))
         if isinstance(shown, Tensor) and shown.ndim == 4:
-            seen += len(shown) * shown.shape[-1] * shown.shape[-2] / task.encoder.image_size**2  # type: ignore[operator]
+            seen += len(shown) * shown.shape[-1] * shown.shape[-2] / side**2
         else:  # no pictures: samples are counted
             seen += len(some)
 

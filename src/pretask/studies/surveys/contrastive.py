@@ -8,7 +8,7 @@ from torch import nn
 from pretask.methods.image.moco import MoCo
 from pretask.methods.image.simclr import SimCLR
 from pretask.methods.image.two_views import Target
-from pretask.studies.baselines import Supervised, Told
+from pretask.studies.baselines import supervised, told
 from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
 from pretask.studies.survey import Finding, Survey, Values
 from pretask.studies.surveys.measures import difference, transfer
@@ -47,7 +47,7 @@ FAMILIES: dict[str, dict[str, Arm]] = {
         "byol": Arm("byol"), "simsiam": Arm("simsiam"), "barlow-twins": Arm("barlow-twins"),
         "vicreg": Arm("vicreg"),
     },
-    "cross-modal": {"clip, classes as words": Arm(lambda encoder: Told(encoder))},
+    "cross-modal": {"clip, classes as words": Arm(told)},
     "one picture": {
         "rotation": Arm("rotation"), "jigsaw": Arm("jigsaw"), "colorization": Arm("colorization"),
         "relative-location": Arm("relative-location"), "exemplar": Arm("exemplar"), "inpainting": Arm("inpainting"),
@@ -66,7 +66,7 @@ FAMILIES: dict[str, dict[str, Arm]] = {
         "simclr, jitter doubled": Arm(simclr(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)),
     },
     "collapse": {"simsiam, gradient not stopped": Arm("simsiam", {"stop_gradient": False})},
-    "baselines": {"random": Arm("simclr", steps=0), "supervised": Arm(lambda encoder: Supervised(encoder))},
+    "baselines": {"random": Arm("simclr", steps=0), "supervised": Arm(supervised)},
 }  # fmt: skip
 
 JOINT = [

@@ -3,7 +3,7 @@ et al., 2023)."""
 
 from typing import Any
 
-from pretask.studies.baselines import Supervised
+from pretask.studies.baselines import supervised
 from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
 from pretask.studies.survey import Finding, Survey, Values
 from pretask.studies.surveys.contrastive import GROUPED
@@ -37,7 +37,7 @@ FAMILIES: dict[str, dict[str, Arm]] = {
     },
     "baselines": {
         "random": Arm("simclr", steps=0), "random, ViT": Arm("simclr", steps=0, encoder=SMALL_VIT),
-        "supervised": Arm(lambda encoder: Supervised(encoder)),
+        "supervised": Arm(supervised),
     },
 }  # fmt: skip
 

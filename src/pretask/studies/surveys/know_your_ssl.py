@@ -8,7 +8,7 @@ from pretask.methods.image.byol import BYOL
 from pretask.methods.image.mae import MAE
 from pretask.methods.image.simclr import SimCLR
 from pretask.methods.image.two_views import TwoViews
-from pretask.studies.baselines import Supervised, Told
+from pretask.studies.baselines import supervised, told
 from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
 from pretask.studies.survey import Finding, Survey, Values
 from pretask.studies.surveys.contrastive import GROUPED
@@ -20,7 +20,7 @@ def weak(method: type[TwoViews]) -> Any:
 
     def build(encoder: Any) -> TwoViews:
         task = method(encoder)  # type: ignore[call-arg]
-        plain = {"jitter": 0.0, "grey": 0.0, "blur": 0.0, "solarise": 0.0}
+        plain: dict[str, Any] = {"jitter": 0.0, "grey": 0.0, "blur": 0.0, "solarise": 0.0}
         task.first, task.second = replace(task.first, **plain), replace(task.second, **plain)
         return task
 
@@ -57,15 +57,15 @@ FAMILIES: dict[str, dict[str, Arm]] = {
     "information": {"vicreg": Arm("vicreg"), "barlow-twins": Arm("barlow-twins"), "vicreg, ViT": vit("vicreg")},
     "generative, pixels": {"mae, ViT": vit("mae"), "simmim, ViT": vit("simmim")},
     "generative, tokens": {"beit, ViT": vit("beit")},
-    "language": {"clip, classes as words": Arm(lambda encoder: Told(encoder))},
+    "language": {"clip, classes as words": Arm(told)},
     "weak augmentation": {
         "simclr, weak": Arm(weak(SimCLR)), "byol, weak": Arm(weak(BYOL)),
         "mae, none, ViT": Arm(whole, encoder=SMALL_VIT),
     },
     "baselines": {
         "random": Arm("simclr", steps=0), "random, ViT": Arm("simclr", steps=0, encoder=SMALL_VIT),
-        "supervised": Arm(lambda encoder: Supervised(encoder)),
-        "supervised, ViT": Arm(lambda encoder: Supervised(encoder), encoder=SMALL_VIT),
+        "supervised": Arm(supervised),
+        "supervised, ViT": Arm(supervised, encoder=SMALL_VIT),
     },
 }  # fmt: skip
 

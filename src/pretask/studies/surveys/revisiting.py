@@ -17,7 +17,7 @@ from pretask.evaluation.mlp import mlp
 from pretask.evaluation.patches import NinePatches
 from pretask.evaluation.score import known_labels
 from pretask.methods.image.patch_puzzle import PatchPuzzle
-from pretask.studies.baselines import Supervised
+from pretask.studies.baselines import supervised
 from pretask.studies.bench import Bench
 from pretask.studies.claim import QUICK, Arm, Claim, Comparison, Trained
 from pretask.studies.survey import Finding, Survey, Values
@@ -48,7 +48,7 @@ def named(task: str, net: str, k: int) -> str:
 def arm(task: str, net: str, k: int) -> Arm:
     encoder = NETS[net].format(k=k, twice=2 * k, dim=48 * k)
     if task == "supervised":
-        return Arm(lambda inner: Supervised(inner), encoder=encoder)
+        return Arm(supervised, encoder=encoder)
     if task == "random":
         return Arm("rotation", steps=0, encoder=encoder)
     return Arm(task, encoder=encoder)
