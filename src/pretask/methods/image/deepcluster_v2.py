@@ -21,7 +21,7 @@ from pretask.objectives.distributed import gather
 from pretask.pretexts import draw
 from pretask.pretexts.views import SMALL_IMAGE
 from pretask.recipe import Recipe
-from pretask.task import Batch, Losses, Step
+from pretask.task import Batch, Losses, Panel, Sheet, Step
 
 FEW = 10  # pictures a cluster at least, where their number is left open
 
@@ -143,6 +143,27 @@ class DeepClusterV2(MultiCrop):
         self.seen.clear()
         if (step.index + 1) % step.steps_per_epoch == 0 and step.index + 1 < step.total:
             self.divide(step)
+
+    def preview(self, batch: Batch, step: Step) -> Sheet:
+        """A cluster is shown by that picture of the sheet which is nearest to its centre."""
+        if not hasattr(self, "memory"):
+            return super().preview(batch, step)
+        index, view = require(batch, "index", 1), self.views(batch, step).chunk(2)[0]
+        known, centres = self.memory[0, index], self.centres[0]
+        others = known @ centres[self.cluster[0, index]].T  # (pictures, clusters of each row)
+        if len(index) > 1:
+            others.fill_diagonal_(-torch.inf)
+        said = (self.compared(view).to(centres.dtype) @ centres.T).argmax(1)
+        nearest = (known @ centres[said].T).argmax(0).tolist()
+        rows = [
+            [
+                Panel("a crop", view[row]),
+                Panel("its cluster: another picture", view[other], "truth"),
+                Panel("answer: a picture of the cluster", view[nearest[row]], "answer"),
+            ]
+            for row, other in enumerate(others.argmax(0).tolist())
+        ]
+        return Sheet(self.title, "To which cluster of all pictures does the crop belong?", rows)
 
     def chance(self, batch_size: int) -> dict[str, float]:
         """ln K: an untrained network says much the same of all pictures."""
