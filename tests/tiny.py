@@ -247,7 +247,7 @@ BATCHES = {
 
 KEYS = {
     "place": "image",
-    "captioned": "tokens",
+    "captioned": "image",
     "film": "tokens",
     "multimodal": "script",
     "volume": "volume",

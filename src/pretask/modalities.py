@@ -121,7 +121,7 @@ MODALITIES: tuple[Modality, ...] = (
         (),  # tables of pictures and texts
         "pretask.data.captioned:open_captioned",
         "pretask.encoders.towers:build_captioned",
-        ("captioned-digits",),
+        ("captioned-digits", "long-tailed-digits"),
     ),
 )
 

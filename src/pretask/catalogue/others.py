@@ -194,4 +194,16 @@ ROWS = (
         "which of the batch's captions tells of the picture, and which picture does a caption tell of?",
         PICTURE_TEXT,
     ),
+    Row(
+        "clip-imbalance",
+        "CLIP beyond the tail",
+        "captioned",
+        "pretask.methods.multimodal.clip_imbalance:ClipImbalance",
+        "Generalization Beyond Data Imbalance: A Controlled Study on CLIP for Transferable Insights (Wen et al., "
+        "NeurIPS 2024)",
+        "the class of a picture, and all classes but the batch's and a few others",
+        "which of these few classes is it?",
+        PICTURE_TEXT,
+        labels=True,
+    ),
 )

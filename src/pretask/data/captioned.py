@@ -20,6 +20,7 @@ from pretask.data.moving import COLOURS
 from pretask.data.multimodal import Joined, Scripts
 from pretask.data.narration import NUMBERS
 from pretask.data.source import Source
+from pretask.data.tailed import NAME, long_tailed_digits, trimmed
 from pretask.data.text import LEARNED_FROM
 from pretask.data.tokens import Ragged, Tokenizer, learn_tokenizer, load_tokenizer
 from pretask.errors import DataError, UsageError
@@ -45,8 +46,11 @@ def open_captioned(
     vocab_size: int = 8000,
     max_length: int = 77,
     label: str = "digit",
+    tail: int = 0,
+    ceil: int = 0,
 ) -> Dataset:
-    """Pictures with captions from a table (`.csv`, `.tsv`), or `captioned-digits`: `image` and `tokens` of each.
+    """Pictures with captions from a table (`.csv`, `.tsv`), `captioned-digits` or `long-tailed-digits`: `image` and
+    `tokens` of each.
 
     Args:
         source: what `docs/data.md` lists.
@@ -62,15 +66,21 @@ def open_captioned(
         max_length: tokens of a caption at most.
         label: what the classes of `captioned-digits` are: the `digit`, its `colour`, or the `texture` behind it.
 
+        tail: so many of the rarest classes keep at most `ceil` pictures for training.
+        ceil: see there; 0 makes classes of which only the names are known.
+
     Raises:
         DataError: there is nothing, too much is broken, or the table cannot be understood.
         UsageError: a split that is not there, or a number that makes no sense.
     """
     if vocab_size < 1 or max_length < 4:
         raise UsageError("vocab_size must be positive and max_length at least 4")
-    found, captions = (
-        captioned_digits(label) if str(source) == EMBEDDED else listed(Path(source).expanduser())
-    )
+    if str(source) == NAME:
+        found, captions = long_tailed_digits()
+    else:
+        found, captions = (
+            captioned_digits(label) if str(source) == EMBEDDED else listed(Path(source).expanduser())
+        )
     wishes = Wishes(image_size, channels, max_broken, cache, workers)
     pictures = decoded(found, torch.arange(len(captions)), wishes)
     told, texts = written(pictures, captions, tokenizer, vocab_size, max_length)
@@ -82,6 +92,12 @@ def open_captioned(
         modality="captioned", inputs={"in_chans": pictures.channels, "image_size": pictures.image_size, **told},
         rows=pictures.rows[~torch.isin(pictures.rows, torch.tensor(bare, dtype=torch.long))], skipped=skipped,
     )  # fmt: skip
+    if tail and dataset.labels is not None:
+        training = torch.ones(len(dataset), dtype=torch.bool)
+        if dataset.parts is not None and "train" in dataset.part_names:
+            training = dataset.parts[dataset.rows] == dataset.part_names.index("train")
+        kept = trimmed(dataset.labels, training, len(dataset.classes or ()), tail, ceil)
+        dataset = dataset.subset(kept)
     dataset = dataset if split is None else part_of(dataset, split)
     return dataset if limit is None else dataset.subset(spread(len(dataset), limit))
 

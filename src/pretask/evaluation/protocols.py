@@ -25,6 +25,7 @@ from pretask.evaluation.films import audiovisual, captions
 from pretask.evaluation.finetune import finetune, lowshot
 from pretask.evaluation.generation import samples
 from pretask.evaluation.graph import links, node_classes, node_clusters, partition
+from pretask.evaluation.imbalance import imbalance
 from pretask.evaluation.key import key
 from pretask.evaluation.knn import knn, retrieval
 from pretask.evaluation.label_free import (
@@ -115,6 +116,9 @@ PROTOCOLS: dict[str, Protocol] = {
         denoising, "encoder", False, "what a denoiser finds again of a picture, by level of noise"
     ),
     "levels": Protocol(levels, "encoder", True, "a linear probe of a denoiser, by level of noise"),
+    "imbalance": Protocol(
+        imbalance, "features", True, "are common classes known better? frequency against accuracy and collapse"
+    ),
     "places": Protocol(
         places, "encoder", True, "pictures of places: classes by picture and by place; do features outlast time?"
     ),
