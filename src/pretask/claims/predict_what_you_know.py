@@ -46,8 +46,7 @@ def digits(seed: int, arm: str) -> dict[str, float]:
     rows = real.few(data, 100, 1000 + seed)
     if arm == "psi":
         return {"accuracy": real.head(psi, judged, data, rows)}
-    kernel = "rbf" if arm == "kernel" else "linear"
-    return {"accuracy": real.head(part.x1, part.test, data, rows, kernel)}
+    return {"accuracy": real.head(part.x1, part.test, data, rows, "rbf" if arm == "kernel" else "linear")}
 
 
 CLAIM = Theory(

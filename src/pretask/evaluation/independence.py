@@ -251,8 +251,8 @@ def small(x: Tensor) -> Float[Tensor, "items values"]:
         return counts.scatter_add(1, place, torch.ones_like(place, dtype=counts.dtype))[:, known >= 0]
     x = x.double()
     if x.ndim in (4, 5):
-        side = [min(size, SIDE) for size in x.shape[2:]]
-        x = F.adaptive_avg_pool2d(x, side) if x.ndim == 4 else F.adaptive_avg_pool3d(x, side)
+        sizes = [min(size, SIDE) for size in x.shape[2:]]
+        x = F.interpolate(x, sizes, mode="area")
     return x.flatten(1)
 
 

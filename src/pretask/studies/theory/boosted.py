@@ -269,11 +269,11 @@ def sweeps() -> list[Sweep]:
     missing = {
         name: [check.measured[name] for check in missing_class()] for name in missing_class()[0].measured
     }
-    shares |= {f"b = {b:g}, no refinement": [all_for_head(b)] * len(SPLITS) for b, _ in (BROKEN, NEAR)}
     arms = [name for name in ARMS if "reused" not in name]
     shares = {
         f"b = {b:g}": [part["refined"] for part in split(b, keep).values()] for b, keep in (BROKEN, NEAR)
     }
+    shares |= {f"b = {b:g}, no refinement": [all_for_head(b)] * len(SPLITS) for b, _ in (BROKEN, NEAR)}
     return [
         Sweep(f"b = {BROKEN[0]:g}: far from independence", "labels n0", "accuracy", REFINING,
               {name: [part[name] for part in far.values()] for name in arms}, marks),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretask.studies.theory.check import averaged
 from pretask.studies.theory.gaussians import GaussianWorld
-from pretask.studies.theory.worlds import RANK, normal
+from pretask.studies.theory.worlds import DOUBLE, RANK, normal
 
 PRETEXT = 20_000  # samples without labels
 LABELS = (50, 100, 200, 400, 800)
@@ -26,11 +26,12 @@ def fit(x: Float[Tensor, "items ones"], y: Float[Tensor, "items out"]) -> Float[
 
 def fit_pretext(world: GaussianWorld, count: int, generator: torch.Generator) -> Float[Tensor, "twos ones"]:
     """psi from samples: the regression of X2 on X1, as a matrix."""
-    moments, cross = 0.0, 0.0
+    d1, d2 = len(world.one), len(world.two)
+    moments, cross = torch.zeros(d1, d1, dtype=DOUBLE), torch.zeros(d1, d2, dtype=DOUBLE)
     for part in range(0, count, PRETEXT):  # in parts: 200,000 samples need not be held at once
         seen = world.sample(min(PRETEXT, count - part), generator)
-        moments, cross = moments + seen.x1.T @ seen.x1, cross + seen.x1.T @ seen.x2
-    assert isinstance(moments, Tensor) and isinstance(cross, Tensor)
+        moments += seen.x1.T @ seen.x1
+        cross += seen.x1.T @ seen.x2
     return torch.linalg.solve(moments, cross).T
 
 

@@ -30,7 +30,7 @@ class Affine(NamedTuple):
     weight: Float[Tensor, "out ones"]
     bias: Float[Tensor, "out"]
 
-    def __call__(self, x: Float[Tensor, "items ones"]) -> Float[Tensor, "items out"]:
+    def __call__(self, x: Tensor, /) -> Tensor:
         return x @ self.weight.T + self.bias
 
     def then(self, matrix: Float[Tensor, "new out"]) -> Affine:
@@ -54,7 +54,7 @@ def truncated(
     return refined.then(vectors[:, -rank:].T)
 
 
-def accuracy(features: Callable[[Tensor], Tensor], taught: Sample, judged: Sample) -> float:
+def accuracy(features: Callable[..., Tensor], taught: Sample, judged: Sample) -> float:
     """Of a least-squares head with intercept."""
     classes = int(judged.y.max()) + 1
     head = least_squares(features(taught.x1), F.one_hot(taught.y, classes).to(taught.x1.dtype))
