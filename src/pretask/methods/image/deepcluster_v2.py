@@ -101,7 +101,7 @@ class DeepClusterV2(MultiCrop):
         step, training = Step.at(device=device), self.training
         self.eval()
         for batch in batches:
-            here = {key: batch[key].to(device) for key in ("image", "size", "index") if key in batch}
+            here: Batch = {key: batch[key].to(device) for key in ("image", "size", "index") if key in batch}
             self.remember(
                 here["index"], torch.stack([self.compared(v) for v in self.views(here, step).chunk(2)])
             )

@@ -1,6 +1,7 @@
 """SwAV: say of one view to which prototypes the other was assigned (Caron et al., NeurIPS 2020)."""
 
 from math import log
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +101,8 @@ class SwAV(MultiCrop):
     ) -> Float[Tensor, "batch prototypes"]:
         """Codes of a view, shared out among its batch and, once it is full, its queue."""
         if self.queues:
-            rows = self.queues[view].rows
+            queue: Any = self.queues[view]
+            rows: Tensor = queue.rows
             written = (step.index - self.filling_from(step)) * len(scores) * world_size()
             if written >= len(rows):  # each process brings a part of the queue, all equally long
                 share = len(rows) // world_size()
@@ -117,7 +119,8 @@ class SwAV(MultiCrop):
     def after_step(self, step: Step) -> None:
         self.keep_length()
         for vectors in self.seen:
-            for queue, v in zip(self.queues, vectors, strict=True):
+            for view, v in enumerate(vectors):
+                queue: Any = self.queues[view]
                 queue.enqueue(v)
         self.seen.clear()
 
