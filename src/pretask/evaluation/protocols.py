@@ -192,7 +192,7 @@ def test_part_of(dataset: Dataset) -> Dataset:
 def read_alike(dataset: Dataset) -> dict[str, Any]:
     """Settings of a reader that make other data fit the encoders of these."""
     if dataset.modality != "image":
-        told = dataset.inputs if dataset.modality in ("text", "audio", "film") else {}
+        told = dataset.inputs if dataset.modality in ("text", "audio", "film", "captioned") else {}
         return {"channels" if key == "in_chans" else key: value for key, value in told.items()}
     return {"image_size": dataset.image_size, "channels": dataset.channels}
 
