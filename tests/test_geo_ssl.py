@@ -10,6 +10,7 @@ from PIL import Image
 
 import tiny
 from pretask import open_data
+from pretask.api import encoder_and_data, readable
 from pretask.data.seasons import TIMES, USES, draw_places
 from pretask.data.visits import degrees, fmow_place
 from pretask.errors import DataError, UsageError
@@ -323,3 +324,10 @@ def test_the_protocol_asks_by_picture_and_by_place():
     assert found["invariance"].n == 200 and -2 < found["invariance"].value < 2
     with pytest.raises(UsageError, match="pictures of places"):
         places(tiny.encoder("grid"), train, open_data("digits", limit=20))
+
+
+def test_encoders_of_pictures_are_judged_by_places_where_these_are_asked_for():
+    encoder = tiny.encoder("grid")
+    assert encoder_and_data(encoder, "seasons", "place", {})[1].modality == "place"
+    assert encoder_and_data(encoder, "digits", None, {})[1].modality == "image"
+    assert readable(encoder, "text") == "image", "other kinds are other encoders'"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pretask import modalities
 from pretask.data import Dataset, open_data
 from pretask.encoders import Encoder, load_encoder
 from pretask.errors import UsageError, need
@@ -66,22 +67,30 @@ def encoder_and_data(
     if is_run(reference):
         run = Run(reference)  # type: ignore[arg-type]
         encoder, own = run.load_encoder(), run.config["data"]
-        data = own["source"] if data is None else data
+        if data is None:
+            data, modality = own["source"], own["modality"]
         reading = {**own["reading"], **reading}
     elif encoder is None and Path(reference).exists():  # type: ignore[arg-type]
         encoder = load_encoder(reference)  # type: ignore[arg-type]
     if data is None:
         raise UsageError(f"which data shall '{reference}' be judged by? give --data")
     if encoder is not None:
-        modality = encoder.modality
+        modality = readable(encoder, modality)
         fitting = encoder.reading
-        if modality == "image":
+        if encoder.modality == "image":
             fitting = {"image_size": encoder.inputs["image_size"], "channels": encoder.inputs["in_chans"]}
         reading = {**fitting, **reading}
     dataset = open_data(data, modality=modality, **reading)
     if encoder is None:
         encoder = load_encoder(reference, dataset.modality, **dataset.inputs)  # type: ignore[arg-type]
     return encoder, dataset
+
+
+def readable(encoder: Encoder, asked: str | None) -> str:
+    """The kind of data that is asked for, where such encoders read it too (pictures of places are pictures), else
+    the encoder's own."""
+    own = modalities.find(encoder.modality)
+    return asked if asked is not None and modalities.find(asked).encoders == own.encoders else own.name
 
 
 def named(**settings: Any) -> dict[str, Any]:

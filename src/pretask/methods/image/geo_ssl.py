@@ -1,8 +1,8 @@
 """Geo-SSL: the same place at another time is the partner, and where it lies is asked as well (Ayush et al., ICCV
 2021: MoCo v2 with temporal positives and geo-location classification).
 
-The other places' pictures in the queue may show the query's place too: they stay there, as in the official code. Only
-the picture that is asked about can have a partner of its own split and product.
+The queue may hold other pictures of the query's place: they stay there, as in the official code. A partner is of the
+query's own split and product.
 """
 
 from __future__ import annotations
