@@ -183,7 +183,7 @@ def splits() -> list[Check]:
         for hidden, row in found.items():
             holds = -0.02 < row["eps_CI^2"] < row["told by X1"] + 0.02
             says = "0 <= eps_CI^2 <= what X1 tells, up to noise"
-            checks.append(Check("S3", f"{name}, {hidden} hidden", says, row, holds))
+            checks.append(Check("S3", f"{name}, {hidden} hidden", says, row, words(holds)))
         measured = {
             what: rank_correlation(found, "eps_CI^2", column)
             for what, column in (("with accuracy", f"accuracy, {FEW} labels"), ("with what is lost", "lost"))

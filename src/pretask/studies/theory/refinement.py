@@ -6,6 +6,7 @@ Three budgets: n1 pairs without labels teach psi, n0 labelled ones the refinemen
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -24,13 +25,14 @@ REFINING = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 """n0, the labelled samples that teach the refinement."""
 
 
-class Affine(NamedTuple):
+@dataclass(frozen=True)
+class Affine:
     """x -> weight x + bias."""
 
     weight: Float[Tensor, "out ones"]
     bias: Float[Tensor, "out"]
 
-    def __call__(self, x: Tensor, /) -> Tensor:
+    def __call__(self, x: Float[Tensor, "items ones"]) -> Float[Tensor, "items out"]:
         return x @ self.weight.T + self.bias
 
     def then(self, matrix: Float[Tensor, "new out"]) -> Affine:
@@ -54,7 +56,7 @@ def truncated(
     return refined.then(vectors[:, -rank:].T)
 
 
-def accuracy(features: Callable[..., Tensor], taught: Sample, judged: Sample) -> float:
+def accuracy(features: Callable[[Tensor], Tensor], taught: Sample, judged: Sample) -> float:
     """Of a least-squares head with intercept."""
     classes = int(judged.y.max()) + 1
     head = least_squares(features(taught.x1), F.one_hot(taught.y, classes).to(taught.x1.dtype))
