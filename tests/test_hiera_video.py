@@ -46,6 +46,9 @@ def test_the_papers_size():
     encoder = build_encoder("hiera_tiny:q_pool=2,embed_dim=24", "video", image_size=224, seed=0)
     assert encoder.units == (8, 7, 7) and encoder.grid == (8, 14, 14) and encoder.token == 16
     assert encoder.frames == 16 and encoder.tubelet == 2
+    assert torch.allclose(
+        encoder.normalise(torch.full((1, 3, 2, 2, 2), 0.675)), torch.ones(())
+    )  # 0.45 + 0.225
     task = HieraVideo(encoder, decoder_dim=32, decoder_depth=1)
     assert encoder.num_units - task.num_hidden == 39
     assert [layer.kernel_size for layer in task.fusion] == [(1, 4, 4), (1, 2, 2)]
