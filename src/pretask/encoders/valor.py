@@ -23,7 +23,7 @@ from pretask.pretexts.text import Text, read_text, widen
 from pretask.pretexts.views import centre_view
 from pretask.task import Batch
 
-MEL_MEAN, MEL_DEVIATION, LOWEST = -4.2677, 4.5690, 20.0
+MEL_MEAN, MEL_DEVIATION, LOWEST = -4.2677393, 4.5689974, 20.0
 MOST = 32  # frames or slices that have a place
 GROUPS = ("tva", "tv", "ta")
 
@@ -45,7 +45,8 @@ class Size(NamedTuple):
         slice: moments of a slice, 10 ms each.
         mels: bands of the sound.
         mel_patch: side of a patch of a slice.
-        compare: `fine` lets each part find its best partner, `coarse` compares means of parts.
+        compare: `fine` lets each part find its best partner, `coarse` compares the mean frame, the mean slice and
+            the text's first token.
     """
 
     width: int = 192
@@ -228,12 +229,14 @@ class ValorEncoder(Encoder):
     def parts(
         self, key: str, feature: Float[Tensor, "batch parts width"], there: Tensor | None = None
     ) -> Parts:
-        """What is compared: each part's unit vector and its weight; where comparison is coarse, their mean."""
+        """What is compared: each part's unit vector and its weight; where comparison is coarse, one of the mean of
+        the parts before the head, of a text of its first token."""
+        if self.size.compare == "coarse":
+            whole = feature[:, 0] if key == "t" else feature.mean(1)
+            return single(self.model.heads[key](whole).float())
         unit = F.normalize(self.model.heads[key](feature).float(), dim=2)
         there = torch.ones_like(unit[..., 0], dtype=torch.bool) if there is None else there
-        if self.size.compare == "fine":
-            return Parts(unit, self.model.weighers[key](unit).squeeze(2).float(), there)
-        return single((unit * there[..., None]).sum(1) / there.sum(1, keepdim=True))
+        return Parts(unit, self.model.weighers[key](unit).squeeze(2).float(), there)
 
     def group(self, parts: dict[str, Parts]) -> Parts:
         """Parts of one kind, or of several as one; coarsely, a linear layer makes one vector of two."""

@@ -187,15 +187,19 @@ def segment_places(
 ) -> Int[Tensor, "batch segments"]:
     """One of `count` things from each of equally long segments: a random one, or the middle one.
 
+    What does not divide evenly lengthens the first segments; of two in the middle the earlier is taken (as in
+    VALOR's loaders).
+
     Args:
         count: things in a row.
-        segments: how many to take; with fewer things some are taken twice.
+        segments: how many to take; where there are fewer things the last is taken again.
         unit: numbers from U[0, 1) that decide; None takes the middle.
         batch: rows.
     """
     number = torch.arange(segments, device=None if unit is None else unit.device)
-    low = (number * count // segments).clamp(max=count - 1)
-    length = ((number + 1) * count // segments - low).clamp(min=1)
+    whole, more = divmod(max(count, segments), segments)
+    low = (number * whole + number.clamp(max=more)).clamp(max=count - 1)
+    length = whole + (number < more).long()
     if unit is None:
-        return (low + length // 2).expand(batch, -1)
+        return (low + (length - 1) // 2).expand(batch, -1)
     return low + (unit * length).long().clamp(max=length - 1)
