@@ -53,3 +53,19 @@ def test_embeddings_are_normalised_along_the_axis_asked_for(normalise, axis):
     task = Exemplar(tiny.encoder("grid"), normalise=normalise, embedding_dim=7)
     z = task.embedded(task.shown(tiny.images(4), Step.at()))
     assert torch.allclose(z.norm(dim=axis), torch.ones(z.shape[1 - axis]), atol=1e-5)
+
+
+def test_copies_change_in_brightness_and_saturation_alone():
+    """Inception's fast mode: up to 32/255 is added, and neither contrast nor hue changes."""
+    torch.manual_seed(0)
+    task = Exemplar(tiny.encoder("grid"), grey=0.0)
+    colour = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1).expand(40, 3, 32, 32)
+    views = task.shown({"image": colour}, Step.at())
+    assert views.std((2, 3)).max() < 1e-5
+    red, green, blue = views.mean((2, 3)).unbind(1)
+    assert torch.allclose(blue - green, green - red, atol=1e-5) and (blue > red).all(), "hues stay"
+    assert 0.04 < (green - red).min() < 0.06 and 0.14 < (green - red).max() < 0.16
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    light = luma - (0.299 * 0.4 + 0.587 * 0.5 + 0.114 * 0.6)
+    assert light.abs().max() < 32 / 255 + 1e-4 and light.min() < -0.11 and light.max() > 0.11
+    assert light.view(8, 40).std(0).min() > 0.01, "of each copy another"

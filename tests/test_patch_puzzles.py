@@ -30,14 +30,17 @@ def test_standardising_is_tensorflows():
     task.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     patches = torch.rand(1, 9, 3, task.patch, task.patch, generator=torch.Generator().manual_seed(0))
     patches[0, 0] = 0.5  # flat: the deviation is bounded below
+    patches[0, 1] = 0.5 + 0.003 * patches[0, 1]  # less than a byte apart
+    patches[0, 2] = 0.5 + 1e-5 * patches[0, 2]
     task.shown = task.patch
     task.embedded(patches)
     given = (seen[0] - task.encoder.mean) / task.encoder.std
     assert given[0].abs().max() < 1e-5
     for n in range(1, 9):
         x = patches[0, n]
+        x = 255 * x.double()  # the official code standardises bytes
         expected = (x - x.mean()) / max(float(x.var(correction=0)) ** 0.5, x.numel() ** -0.5)
-        assert torch.allclose(given[n], expected, atol=1e-4)
+        assert torch.allclose(given[n].double(), expected, atol=1e-2 if n == 2 else 1e-3)
 
 
 @pytest.mark.parametrize("cls", [Jigsaw, RelativeLocation])
@@ -81,3 +84,42 @@ def test_dropout_comes_from_the_step():
     task = make(RelativeLocation, dropout=0.5)
     losses = [task.loss(tiny.images(4), Step.at(seed=seed))["order"].item() for seed in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_pictures_are_squashed_and_patches_lie_anywhere_in_their_cells():
+    """292 pixels of whatever picture, 255 of them in cells of 85, 64 of these from places 0 .. 21."""
+    torch.manual_seed(0)
+    task = Jigsaw(tiny.encoder("grid", side=224), embedding_dim=6)
+    assert (task.whole, task.crop, task.cell, task.patch) == (292, 255, 85, 64)
+    ramp = torch.linspace(0, 1, 292).expand(60, 1, 292, 292)
+    image = torch.cat([ramp, ramp.transpose(2, 3), ramp], dim=1)
+    task.grey = 0.0
+    patches = task.patches({"image": image, "size": torch.tensor([[146, 292]] * 60)}, Step.at())
+    left = (
+        patches[:, :, 0, 0, 0].mul(291).round().long()
+    )  # of the picture: where the crop begins, and the patch
+    top = patches[:, :, 1, 0, 0].mul(291).round().long()
+    for place in (left, top.view(60, 3, 3).transpose(1, 2).flatten(1)):
+        of_cell = place.view(60, 3, 3)[:, :, 0]  # first column
+        assert of_cell.min() <= 3 and 50 <= of_cell.max() <= 37 + 21
+    apart = (left.view(60, 3, 3) - left.view(60, 3, 3).roll(1, 2))[:, :, 1:] - 85
+    assert apart.min() < -15 and apart.max() > 15 and apart.abs().max() <= 21
+
+
+def test_the_places_of_a_patch_include_the_last(monkeypatch):
+    task, asked = make(Jigsaw), []
+    from pretask.methods.image import patch_puzzle
+
+    monkeypatch.setattr(
+        patch_puzzle,
+        "draw_jitter",
+        lambda n, side, free, g: asked.append(free) or torch.zeros(n, 2, 3, 3).long(),
+    )
+    task.patches(tiny.images(2), Step.at())
+    assert asked == [task.cell - task.patch + 1]
+
+
+def test_the_head_starts_as_the_official_one():
+    task = make(RelativeLocation)
+    for layer, bias in ((task.hidden[0], 0.1), (task.head, 0.0)):
+        assert layer.weight.abs().max() <= 0.01 and layer.bias.eq(bias).all()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pretask.data.batch import require, to_float
 from pretask.encoders.features import Features
 from pretask.encoders.stride import patch_geometry, stride
-from pretask.methods.image.patch_puzzle import standardised
+from pretask.methods.image.patch_puzzle import BYTES, standardised
 from pretask.pretexts.patches import SIDE
 from pretask.pretexts.views import centre_view
 from pretask.task import Batch
@@ -45,7 +45,7 @@ class NinePatches(nn.Module):
             3, self.cell, self.cell
         )  # (B, C, 3, 3, cell, cell)
         patches = cells[..., edge : edge + self.patch, edge : edge + self.patch]
-        flat = standardised(patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
+        flat = standardised(patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2), BYTES)
         if self.shown != self.patch:
             flat = F.interpolate(flat, (self.shown, self.shown), mode="bilinear", align_corners=False)
         seen = self.encoder(flat * self.encoder.std + self.encoder.mean).pooled

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pretask.data.batch import require
+from pretask.data.batch import require, to_float
 from pretask.encoders.image import ImageEncoder
 from pretask.methods.image.patch_puzzle import standardised
 from pretask.methods.image.two_views import TRANSFORMER
@@ -19,9 +19,15 @@ from pretask.pretexts.views import View, ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
+BRIGHTER = 32 / 255  # added to or taken from all values of a copy, at most
+SPAN = 2  # the official code standardises pictures in [-1, 1]
+
 
 class Exemplar(PretextTask):
     """Bring copies of one picture closer than those of any other, by triplets with semi-hard negatives.
+
+    Copies are Inception's crops (TF-slim's `preprocess_image`, whose fast mode changes brightness and saturation but
+    neither contrast nor hue).
 
     Args:
         encoder: any image encoder.
@@ -48,25 +54,24 @@ class Exemplar(PretextTask):
     ):
         super().__init__(encoder)
         self.copies, self.margin, self.normalise, self.grey = copies, margin, normalise, grey
-        self.view = ViewSpec(
-            encoder.image_size, crop_scale, flip=0.5, jitter=1.0, brightness=0.125, contrast=0.5, saturation=0.5,
-            hue=0.2,
-        )  # fmt: skip
+        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5, jitter=1.0, saturation=0.5)
         self.embed = nn.Linear(encoder.dim, embedding_dim)
         if hasattr(encoder, "patch_size"):
             self.recipe = TRANSFORMER
 
     def shown(self, batch: Batch, step: Step) -> Float[Tensor, "copies*batch chans s s"]:
         """The first copies of all pictures, then the second ones, ..., in [0, 1]."""
-        image, size = require(batch, "image", 4), batch.get("size")
+        image, size = to_float(require(batch, "image", 4)), batch.get("size")
         drawn = [draw_view(self.view, len(image), step.generator, size) for _ in range(self.copies)]
+        grey = draw.chance(len(image), self.grey, step.generator).to(image.device)
+        image = torch.where(grey.view(-1, 1, 1, 1), image.mean(1, keepdim=True), image)
         views = apply_view(self.view, image, View.joined(drawn))
-        grey = draw.chance(len(image), self.grey, step.generator).to(views.device).repeat(self.copies)
-        return torch.where(grey.view(-1, 1, 1, 1), views.mean(1, keepdim=True), views)
+        light = BRIGHTER * (2 * draw.uniform((len(image), self.copies), step.generator) - 1)
+        return (views + light.T.reshape(-1, 1, 1, 1).to(views)).clamp(0, 1)
 
     def embedded(self, views: Float[Tensor, "views chans s s"]) -> Float[Tensor, "views dim"]:
         self.encoder.normalise(views[:1])  # says so where the channels do not fit
-        seen = self.encoder(standardised(views) * self.encoder.std + self.encoder.mean)
+        seen = self.encoder(standardised(views, SPAN) * self.encoder.std + self.encoder.mean)
         return F.normalize(self.embed(seen.pooled).float(), dim=1 if self.normalise == "features" else 0)
 
     def loss(self, batch: Batch, step: Step) -> Losses:

@@ -22,7 +22,8 @@ from pretask.pretexts.views import SMALL_IMAGE, ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, PretextTask, Question, Step
 
-CROPPED = (255 / 292) ** 2  # area of the crop that is cut into patches
+RESIZED, CROPPED = 292, 255  # sides of the squashed picture and of the crop that is cut into patches
+BYTES = 255  # the official code standardises patches of such values
 PATCHES = SIDE**2
 
 
@@ -54,7 +55,9 @@ class PatchPuzzle(PretextTask):
         super().__init__(encoder)
         self.crop, self.cell, self.patch = patch_geometry(encoder)
         self.shown = max(self.patch, stride(encoder))
-        self.view = ViewSpec(self.crop, (CROPPED, CROPPED), ratio=(1.0, 1.0))
+        self.whole = round(self.crop * RESIZED / CROPPED)
+        area = (self.crop / self.whole) ** 2
+        self.view = ViewSpec(self.crop, (area, area), ratio=(1.0, 1.0))
         self.grey, self.dropout = grey, dropout
         self.register_buffer("orders", orders, persistent=False)
         hidden = hidden_dim or (512 if encoder.image_size <= SMALL_IMAGE else 4096)
@@ -63,24 +66,31 @@ class PatchPuzzle(PretextTask):
             nn.Linear(orders.shape[1] * embedding_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU()
         )
         self.head = nn.Linear(hidden, len(orders))
+        for layer, bias in ((self.hidden[0], 0.1), (self.head, 0.0)):
+            nn.init.trunc_normal_(layer.weight, std=0.005, a=-0.01, b=0.01)  # type: ignore[arg-type]
+            nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
         if hasattr(encoder, "patch_size"):
             self.recipe = TRANSFORMER
 
     def patches(self, batch: Batch, step: Step) -> Float[Tensor, "batch 9 chans patch patch"]:
-        """Row by row, each from a random place in its cell, in [0, 1]."""
+        """Row by row, each from a random place in its cell, in [0, 1]. Pictures are squashed to squares."""
         image = require(batch, "image", 4)
-        view = draw_view(self.view, len(image), step.generator, batch.get("size"))
+        squashed = torch.full((len(image), 2), self.whole)
+        view = draw_view(self.view, len(image), step.generator, squashed)
         image = apply_view(self.view, image, view)
         grey = draw.chance(len(image), self.grey, step.generator).to(image.device)
         image = torch.where(grey.view(-1, 1, 1, 1), image.mean(1, keepdim=True), image)
-        places = draw_jitter(len(image), SIDE, self.cell - self.patch, step.generator)
+        free = (
+            self.cell - self.patch + 1
+        )  # places of a patch: unlike VISSL's this code draws the last one too
+        places = draw_jitter(len(image), SIDE, free, step.generator)
         return cut(image, patch_corners(places, self.cell, "rows"), self.patch)
 
     def embedded(self, patches: Float[Tensor, "batch 9 chans patch patch"]) -> Float[Tensor, "batch 9 dim"]:
         """Every patch encoded once, standardised."""
         flat = patches.flatten(0, 1)
         self.encoder.normalise(flat[:1])  # says so where the channels do not fit
-        flat = standardised(flat)
+        flat = standardised(flat, BYTES)
         if self.shown != self.patch:
             flat = F.interpolate(flat, (self.shown, self.shown), mode="bilinear", align_corners=False)
         seen = self.encoder(flat * self.encoder.std + self.encoder.mean)  # which the encoder takes away again
@@ -121,7 +131,12 @@ class PatchPuzzle(PretextTask):
         return {"order": log(len(self.orders))}
 
 
-def standardised(image: Float[Tensor, "n chans h w"]) -> Float[Tensor, "n chans h w"]:
-    """Each picture (x - mean) / max(std, 1 / sqrt(values)), as TensorFlow does it."""
+def standardised(image: Float[Tensor, "n chans h w"], span: float) -> Float[Tensor, "n chans h w"]:
+    """Each picture (x - mean) / max(std, 1 / sqrt(values)), as TensorFlow does it.
+
+    Args:
+        image: in [0, 1].
+        span: from the darkest to the brightest of the pictures that the bound is meant for.
+    """
     mean, std = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), correction=0, keepdim=True)
-    return (image - mean) / std.clamp(min=image[0].numel() ** -0.5)
+    return (image - mean) / std.clamp(min=image[0].numel() ** -0.5 / span)
