@@ -189,7 +189,15 @@ def test_the_path_reaches_the_destination_and_no_gradient_the_teachers():
 def test_rates_of_the_last_stage():
     recipe = task().stages[FUTURE].recipe
     rate = dict(recipe.groups)
-    assert recipe.lr == 1e-7 and set(rate.values()) == {1.5e-3} and "encoder.model.trajectory." in rate
+    assert recipe.lr == 1e-7 and set(rate.values()) == {1.5e-3}
+    assert set(rate) == {"encoder.model.trajectory.", "adapt.", "adapt_end."}, "both adapters learn fast"
+
+
+def test_heads_have_three_hidden_layers():
+    model = build("gpt:width=16,heads=2,depth=1").model
+    for head, answers in ((model.destination.head, 40), (model.trajectory.correct, 2)):
+        linear = [layer for layer in head if isinstance(layer, torch.nn.Linear)]
+        assert [layer.out_features for layer in linear] == [512, 512, 512, answers]
 
 
 class Stops(PPT):

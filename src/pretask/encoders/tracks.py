@@ -100,7 +100,7 @@ class Destination(nn.Module):
         self.gpt = gpt
         self.token = nn.Parameter(torch.rand(width))
         self.embed = nn.Linear(width, width)
-        self.head = mlp(width, 512, 512, 2 * candidates)
+        self.head = mlp(width, 512, 512, 512, 2 * candidates)
         self.last = gpt.position.num_embeddings - 2  # the position of the point before the last
 
     def feature(self, past: Float[Tensor, "batch past 2"]) -> Float[Tensor, "batch dim"]:

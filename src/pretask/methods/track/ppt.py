@@ -23,14 +23,13 @@ ADAM = Recipe(
     "adam", lr=1e-3, lr_batch=0, batch_size=256, epochs=600, weight_decay=0.0, betas=(0.9, 0.999),
     warmup=0.0, clip=1.0, schedule="constant",
 )  # fmt: skip
-TRAJECTORY = ("encoder.model.trajectory.", "adapt.")  # what learns fast in the last stage
+TRAJECTORY = ("encoder.model.trajectory.", "adapt.", "adapt_end.")  # what learns fast in the last stage
 
 
 class PPT(PretextTask):
     """Tell the next point everywhere, then where the track ends, then all between, each stage on the last.
 
-    Decided where the paper leaves it open: the adapter of the trajectory's features learns at the
-    trajectory's rate, that of the destination's at the destination's; a track is flipped along its first
+    As in the official code both adapters learn at the trajectory's rate, and a track is flipped along its first
     axis.
 
     Args:
