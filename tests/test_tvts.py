@@ -13,6 +13,7 @@ from pretask.encoders.video import build as build_video
 from pretask.errors import UsageError
 from pretask.methods.multimodal.tvts import TVTS
 from pretask.pretexts.clips import draw_frames, draw_visible
+from pretask.pretexts.views import square_boxes
 from pretask.task import Step
 
 VIDEO = "video=space_time_vit:embed_dim=32,depth=2,num_heads=2,frames=8,patch=4"
@@ -89,7 +90,9 @@ def test_the_sorter_does_not_know_in_which_order_texts_are_given():
     assert logits.shape == (3, 4, 4)
     assert torch.allclose(sorter(video, texts[:, order]), logits[:, order], atol=1e-5)
     assert not torch.allclose(sorter(video.flip(0), texts), logits, atol=1e-2), "the video counts"
-    assert Sorter(32, 4, heads=2).type_embed.eq(0).all()
+    fresh = Sorter(32, 4, heads=2)
+    assert fresh.type_embed.eq(0).all()
+    assert fresh.head.weight.abs().max() > 0.15 and fresh.head.bias.abs().max() > 0, "torch's own start"
 
 
 def test_without_times_the_order_of_the_video_is_lost():
@@ -217,3 +220,15 @@ def test_errors_say_what_to_do():
     for wrong in ("frames=7", "num_heads=5", "depth=x", "width=3", "patch=5"):
         with pytest.raises(UsageError):
             build_video(f"space_time_vit:{wrong}", image_size=32)
+
+
+def test_frames_are_random_squares_a_sixth_smaller_than_they_could_be():
+    unit = torch.rand(500, 2, generator=generator())
+    boxes = square_boxes(torch.tensor([[90, 160]] * 500), 1.2, unit)
+    sides = (boxes[:, 2:] - boxes[:, :2]) * torch.tensor([160.0, 90.0])
+    assert torch.allclose(sides, torch.full_like(sides, 75.0), atol=1e-4)
+    assert boxes.min() >= 0 and boxes.max() <= 1 + 1e-6
+    assert boxes[:, :2].amin(0).max() < 0.02 and boxes[:, 2:].amax(0).min() > 0.98
+    assert torch.equal(square_boxes(torch.tensor([[8, 8]]), 1.0, unit[:1]), torch.tensor([[0.0, 0, 1, 1]]))
+    with pytest.raises(UsageError, match="zoom"):
+        task(zoom=0.5)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 class Sorter(nn.Module):
     """Pre-norm blocks over all tokens of the video and one of each text, a vector for either kind added, which starts
     at zero; behind them a norm and, of the texts alone, a linear layer. Texts have no positions: in whatever order
-    they are given, the answers are.
+    they are given, the answers are. Linear layers start as torch's do: the official class defines another start and
+    does not call it.
 
     Args:
         dim: width of the tokens.
@@ -29,10 +30,6 @@ class Sorter(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))  # type: ignore[arg-type]
         self.norm = norm(dim)
         self.head = nn.Linear(dim, places)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
 
     def forward(
         self, video: Float[Tensor, "batch tokens dim"], texts: Float[Tensor, "batch texts dim"]

@@ -172,6 +172,22 @@ def apply_view(spec: ViewSpec, image: Tensor, view: View) -> Float[Tensor, "view
     return recolour(spec, crop(image, view.box, view.flip, spec.size, spec.interpolation), view)
 
 
+def square_boxes(
+    size: Int[Tensor, "batch 2"], zoom: float, unit: Float[Tensor, "batch 2"]
+) -> Float[Tensor, "batch 4"]:
+    """Squares anywhere in pictures of these heights and widths, their sides the short side over `zoom`: what is left
+    of pictures brought to `zoom` times a size, of which a random crop has that size. As shares, x0, y0, x1, y1.
+
+    Args:
+        size: heights and widths.
+        zoom: 1 at least.
+        unit: numbers from U[0, 1) that say where, across and down.
+    """
+    share = (size.amin(1, keepdim=True) / size).flip(1) / zoom  # of the width, of the height
+    start = unit.to(share) * (1 - share)
+    return torch.cat([start, start + share], dim=1)
+
+
 def apply_view_to_video(
     spec: ViewSpec, video: Tensor, view: View
 ) -> Float[Tensor, "batch chans frames size size"]:

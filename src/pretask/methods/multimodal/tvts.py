@@ -18,9 +18,10 @@ from pretask.encoders.space_time import SpaceTimeEncoder
 from pretask.encoders.towers import Towers
 from pretask.errors import UsageError
 from pretask.objectives.contrastive import in_batch_nce
+from pretask.pretexts import draw
 from pretask.pretexts.clips import draw_frames, draw_visible, take_frames
 from pretask.pretexts.text import read_texts
-from pretask.pretexts.views import ViewSpec, apply_view_to_video, draw_view
+from pretask.pretexts.views import ViewSpec, apply_view_to_video, draw_view, square_boxes
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
 
@@ -51,7 +52,7 @@ class TVTS(PretextTask):
     encoder's table of times alone; it starts at zero.
 
     The official rate falls to a tenth after 12 and 16 of 20 epochs; here it falls like a cosine. Frames are cropped
-    and not mirrored, for texts say left and right (what the official loader does is not known here).
+    and not mirrored, for texts say left and right.
 
     Args:
         encoder: a `space_time_vit` and a text encoder as wide (`video=space_time_vit;text=distilbert`).
@@ -61,7 +62,7 @@ class TVTS(PretextTask):
         heads: of the sorter's attention; none takes one for each 64 numbers of its width.
         temperature: of InfoNCE.
         sort_weight: of sorting; 0 leaves it out.
-        crop_scale: area of the random crop, as a share of the frame's.
+        zoom: short side of the frame over the side of the random square that is seen of it.
     """
 
     encoder: Towers
@@ -85,7 +86,7 @@ class TVTS(PretextTask):
         heads: int | None = None,
         temperature: float = 0.05,
         sort_weight: float = 2.0,
-        crop_scale: tuple[float, float] = (0.5, 1.0),
+        zoom: float = 1.2,
     ):
         super().__init__(encoder)
         watcher, reader = encoder.tower("video"), encoder.tower("text")
@@ -98,8 +99,10 @@ class TVTS(PretextTask):
         self.kept = int(self.places * (1 - mask_ratio))
         if not 0 < self.kept <= self.places:
             raise UsageError(f"mask_ratio {mask_ratio} leaves {self.kept} of {self.places} places to be seen")
-        self.texts, self.temperature = texts, temperature
-        self.view = ViewSpec(watcher.image_size, crop_scale)
+        if zoom < 1:
+            raise UsageError(f"zoom {zoom} asks for more than the frame: it is 1 at least")
+        self.texts, self.temperature, self.zoom = texts, temperature, zoom
+        self.view = ViewSpec(watcher.image_size, None)
         heads = heads or max(1, watcher.dim // 64)
         if watcher.dim % heads:
             raise UsageError(f"{heads} heads of the sorter do not divide its width {watcher.dim}: set heads")
@@ -112,7 +115,9 @@ class TVTS(PretextTask):
         video, watcher = require(batch, "video", 5), self.encoder.tower("video")
         count, frames = len(video), video.shape[2]
         drawn = draw_frames(frames, watcher.frames, count, step.generator)
-        view = draw_view(self.view, count, step.generator, batch.get("size"))
+        view, unit = draw_view(self.view, count, step.generator), draw.uniform((count, 2), step.generator)
+        size = torch.tensor(video.shape[-2:]).expand(count, -1)
+        view = view._replace(box=square_boxes(batch.get("size", size).to(unit.device), self.zoom, unit))
         visible = draw_visible(watcher.grid[0], self.places, self.kept, count, step.generator)
         seen = apply_view_to_video(self.view, take_frames(video, drawn), view)
         return Masked(seen, visible.to(video.device))
