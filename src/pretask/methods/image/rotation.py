@@ -1,7 +1,8 @@
 """Rotation prediction: turn a picture by a right angle, ask by which (Gidaris et al., ICLR 2018).
 
 Set up as in google/revisiting-self-supervised: one augmented crop a picture, all four turns of it in the
-batch, labels 0..3 counter-clockwise, 4-way cross-entropy.
+batch, labels 0..3 counter-clockwise, 4-way cross-entropy. Its crops begin at 5 % of the picture and change
+brightness and saturation alone; these are gentler in size and reach all colours.
 """
 
 from math import log
