@@ -41,6 +41,8 @@ class ImageEncoder(Encoder):
     """
 
     modality: ClassVar[str] = "image"
+    in_chans: int
+    image_size: int
     mean: Tensor
     std: Tensor
 
