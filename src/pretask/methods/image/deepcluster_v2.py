@@ -50,8 +50,9 @@ class DeepClusterV2(MultiCrop):
 
     title = "DeepCluster-v2"
     recipe = Recipe(
-        "lars", lr=0.3, batch_size=4096, epochs=800, weight_decay=1e-6, warmup=10 / 800, final_lr=1e-3
-    )
+        "lars", lr=0.3, batch_size=4096, epochs=800, weight_decay=1e-6, decay_vectors=True, warmup=10 / 800,
+        final_lr=1e-3,
+    )  # fmt: skip
     memory: Float[Tensor, "2 pictures dim"]
     centres: Float[Tensor, "classifiers clusters dim"]
     cluster: Tensor
@@ -110,7 +111,7 @@ class DeepClusterV2(MultiCrop):
 
     def remember(self, index: Tensor, vectors: Float[Tensor, "2 batch dim"]) -> None:
         """Write what is said of these pictures' two large crops, in all processes."""
-        index, vectors = gather(index), gather(vectors.transpose(0, 1)).transpose(0, 1)
+        index, vectors = gather(index), gather(vectors.transpose(0, 1).contiguous()).transpose(0, 1)
         self.memory[:, index] = vectors.to(self.memory.dtype)
 
     @torch.no_grad()
@@ -121,6 +122,8 @@ class DeepClusterV2(MultiCrop):
             order = draw.common((len(x),), step.generator).argsort().to(x.device)
             first = x[order[: self.centres.shape[1]]]
             self.centres[number], self.cluster[number] = spherical_kmeans(x, first, self.kmeans_steps)
+        for found in (self.centres, self.cluster):  # rounding must not part the processes
+            found.copy_(gather(found)[: len(found)])
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         index = require(batch, "index", 1)
