@@ -11,6 +11,7 @@ from pretask import catalog
 from pretask.encoders import build_encoder
 from pretask.errors import UsageError
 from pretask.recipe import Recipe
+from pretask.registry import task_class
 from pretask.training.optimisers import LARS, layer_scales, make_optimiser, set_rates
 from pretask.training.plan import make_plan
 
@@ -75,6 +76,19 @@ def test_biases_and_norms_never_decay(name):
     }  # fmt: skip
     if name == "lars":
         assert all(g["adapt"] == (g["weight_decay"] > 0) for g in optimiser.param_groups)
+
+
+def test_biases_and_norms_decay_and_are_adapted_where_a_recipe_says_so():
+    net = Net()
+    optimiser, schedule = made(Recipe("lars", weight_decay=0.1, decay_vectors=True), net)
+    set_rates(optimiser, schedule, 0)
+    (group,) = optimiser.param_groups
+    assert group["weight_decay"] == 0.1 and group["adapt"] and len(group["params"]) == 6
+
+
+def test_official_codes_without_groups_decay_all():
+    slugs = ("moco", "simsiam", "swav", "deepcluster-v2", "simclr", "byol", "barlow-twins", "vicreg", "pirl")
+    assert [task_class(slug).recipe.decay_vectors for slug in slugs] == [True] * 4 + [False] * 5
 
 
 def test_what_a_recipe_names_does_not_decay():

@@ -14,8 +14,9 @@ class Recipe:
         lr_batch: the batch the rate is stated for; 0 leaves the rate as it is for any batch.
         batch_size: the paper's batch.
         epochs: the paper's epochs on ImageNet-sized data.
-        weight_decay: decay at the start; biases and one-dimensional parameters are never decayed.
+        weight_decay: decay at the start; biases and one-dimensional parameters are not decayed.
         undecayed: last parts of names of others that are not either.
+        decay_vectors: decay biases and one-dimensional parameters too, and let LARS adapt their rates.
         weight_decay_end: decay at the end of a cosine from `weight_decay`; None keeps it constant.
         betas: AdamW's and Adam's.
         momentum: SGD's and LARS'.
@@ -43,6 +44,7 @@ class Recipe:
     weight_decay: float = 0.05
     weight_decay_end: float | None = None
     undecayed: tuple[str, ...] = ()
+    decay_vectors: bool = False
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.9
     amsgrad: bool = False

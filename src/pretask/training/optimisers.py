@@ -21,7 +21,7 @@ class LARS(Optimizer):
 
     g <- g + decay w;  g <- g eta |w| / |g| where both norms are positive;  m <- momentum m + g;
     w <- w - lr m. Groups with `adapt` False get neither decay nor the second line: biases and
-    one-dimensional parameters.
+    one-dimensional parameters, unless the recipe has them decay (SwAV's LARC).
 
     Args:
         params: groups of parameters.
@@ -106,7 +106,8 @@ def groups(
         usual = recipe.lr if matrix or recipe.vector_lr is None else recipe.vector_lr
         rate = next((lr for prefix, lr in recipe.groups if name.startswith(prefix)), usual)
         peak = rate * schedule.scale * scales.get(name.removeprefix("encoder."), 1.0)
-        decays, held = matrix and last not in recipe.undecayed, name.startswith(recipe.held)
+        decays = (matrix or recipe.decay_vectors) and last not in recipe.undecayed
+        held = name.startswith(recipe.held)
         own = {"params": [], "names": [], "peak": peak, "decays": decays, "held": held}
         group = found.setdefault((peak, decays, held), own)
         group["params"].append(parameter)

@@ -42,8 +42,9 @@ class SwAV(MultiCrop):
 
     title = "SwAV"
     recipe = Recipe(
-        "lars", lr=0.3, batch_size=4096, epochs=800, weight_decay=1e-6, warmup=10 / 800, final_lr=1e-3
-    )
+        "lars", lr=0.3, batch_size=4096, epochs=800, weight_decay=1e-6, decay_vectors=True, warmup=10 / 800,
+        final_lr=1e-3,
+    )  # fmt: skip
 
     def __init__(
         self,
