@@ -192,7 +192,8 @@ def test_pictures_may_be_bytes_or_floats(row):
         pytest.skip("no pictures")
     task, batch = tiny.task(row), some(row)
     expected = loss_of(task, batch)
-    assert loss_of(task, {**batch, "image": batch["image"] / 255}) == pytest.approx(expected, rel=1e-3)
+    found = loss_of(task, {**batch, "image": batch["image"] / 255})
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)  # a mean of cosines may be near 0
     without = {key: value for key, value in batch.items() if key != "size"}
     assert all(np.isfinite(value) for value in loss_of(task, without).values())
 

@@ -25,6 +25,8 @@ def test_a_projector_is_linear_layers_with_activations_between():
     assert simsiam[0].bias is None and simsiam[1].affine and not simsiam[-1].affine
     predictor = mlp(8, 16, 4, batch_norm=True)
     assert predictor[-1].bias is not None and predictor(torch.rand(5, 8)).shape == (5, 4)
+    byol = mlp(8, 16, 4, last_bias=False)
+    assert byol[0].bias is not None and byol[-1].bias is None
 
 
 def test_prototypes_are_directions():

@@ -75,7 +75,8 @@ def test_both_views_go_through_the_encoder_at_once():
 def test_gradients_reach_all_weights():
     task = SimCLR(encoder())
     task.loss(batch(), Step.at(0))["nt_xent"].backward()
-    assert not [name for name, p in task.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    learned = {name: p.grad for name, p in task.named_parameters() if p.requires_grad}
+    assert not [name for name, grad in learned.items() if grad is None or not grad.isfinite().all()]
     assert task.encoder.model.conv1[0].weight.grad.any()
 
 
@@ -144,3 +145,11 @@ def test_views_that_stay_the_same_find_their_partners():
         loss.backward()
         optimiser.step()
     assert loss < 0.6 * task.chance(16)["nt_xent"]
+
+
+def test_the_last_normalisation_has_no_shift_and_crops_are_bicubic():
+    task = SimCLR(encoder())
+    task.loss(batch(), Step.at(2))["nt_xent"].backward()
+    last = task.projector[-1]
+    assert last.weight.grad is not None and last.bias.grad is None and not last.bias.any()
+    assert task.first.interpolation == task.second.interpolation == "bicubic"

@@ -170,9 +170,10 @@ def test_swav_predicts_the_other_crops_assignments():
     task = make(SwAV, prototypes=5, num_local=1)
     step = Step.at(1)
     views, local = task.views(batch(), step).chunk(2), task.small_crops(batch(), step)
-    both = task.prototypes(task.compared(torch.cat(views))).chunk(2)  # crops of one size share a pass
-    scores = [*both, task.prototypes(task.compared(local[0]))]
-    codes = [sinkhorn(s) for s in both]
+    # the encoder sees crops of one size together, the projector all crops, as the official forward pass
+    pooled = torch.cat([task.encoder(torch.cat(views)).pooled, task.encoder(local[0]).pooled])
+    scores = task.prototypes(F.normalize(task.projector(pooled))).chunk(3)
+    codes = [sinkhorn(s) for s in scores[:2]]
     terms = [
         -(codes[i] * (scores[v] / 0.1).log_softmax(1)).sum(1).mean()
         for i in range(2)
@@ -235,6 +236,25 @@ def test_barlow_twins_and_vicreg_project_each_view_alone():
             expected = (variance_hinge(first) + variance_hinge(second)).item() / 2
             assert losses["variance"].item() == pytest.approx(expected)
             assert task.weights == {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
+
+
+def test_heads_are_the_official_ones():
+    byol, twins, vicreg = make(BYOL), make(BarlowTwins, dim=16), make(VICReg, dim=16)
+    for head in (byol.projector, byol.predictor, twins.projector, vicreg.projector):
+        assert [layer.bias for layer in head if isinstance(layer, torch.nn.Linear)] == [None] * (len(head) // 3 + 1)
+    simsiam = make(SimSiam, dim=64)
+    shapes = [tuple(layer.weight.shape) for layer in simsiam.projector if isinstance(layer, torch.nn.Linear)]
+    assert shapes == [(32, 32), (32, 32), (64, 32)] and simsiam.predictor[-1].bias is not None
+
+
+def test_the_blur_of_small_views_is_not_cut_short():
+    """PIL's and cv2's with 23 taps: of a deviation of 2 nothing is missing."""
+    moco, swav = (cls(build_encoder(GRID, image_size=112)) for cls in (MoCo, SwAV))
+    assert moco.first.blur_radius == swav.first.blur_radius == swav.local.blur_radius == 11
+
+
+def test_rates_end_where_the_official_codes_end():
+    assert [cls.recipe.final_lr for cls in (BarlowTwins, VICReg, SwAV, BYOL)] == [1e-3, 1e-3, 1e-3, 0.0]
 
 
 def test_byols_second_view_is_solarised_and_the_first_is_not():

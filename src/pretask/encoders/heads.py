@@ -17,6 +17,7 @@ def mlp(
     activation: type[nn.Module] = nn.ReLU,
     batch_norm: bool = False,
     last_norm: Literal["none", "affine", "plain"] = "none",
+    last_bias: bool = True,
 ) -> nn.Sequential:
     """Linear layers with an activation between them: a projector or a predictor.
 
@@ -26,12 +27,13 @@ def mlp(
         batch_norm: normalise each hidden layer before its activation; such layers have no bias.
         last_norm: batch normalisation of the output, with (`affine`) or without (`plain`) its own scale
             and shift.
+        last_bias: add one to the output; with `last_norm` there is none.
     """
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
         last = i == len(widths) - 2
         normed = last_norm != "none" if last else batch_norm
-        layers.append(nn.Linear(before, after, bias=not normed))
+        layers.append(nn.Linear(before, after, bias=not normed and (last_bias or not last)))
         if normed:
             layers.append(nn.BatchNorm1d(after, affine=not last or last_norm == "affine"))
         if not last:

@@ -24,8 +24,9 @@ class BarlowTwins(TwoViews):
 
     title = "Barlow Twins"
     recipe = Recipe(
-        "lars", lr=0.2, batch_size=2048, epochs=1000, weight_decay=1.5e-6, warmup=0.01, vector_lr=0.0048
-    )
+        "lars", lr=0.2, batch_size=2048, epochs=1000, weight_decay=1.5e-6, warmup=0.01, final_lr=1e-3,
+        vector_lr=0.0048,
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class BarlowTwins(TwoViews):
         super().__init__(encoder, *byol_views(encoder, crop_scale))
         self.redundancy_weight = redundancy_weight
         dim = dim or (1024 if encoder.image_size <= SMALL_IMAGE else 8192)
-        self.projector = mlp(encoder.dim, dim, dim, dim, batch_norm=True)
+        self.projector = mlp(encoder.dim, dim, dim, dim, batch_norm=True, last_bias=False)
 
     def compared(self, views: Float[Tensor, "2*batch chans h w"]) -> Float[Tensor, "2*batch dim"]:
         return self.projector(self.encoder(views).pooled)

@@ -16,7 +16,8 @@ from pretask.task import Batch, Losses, Step
 
 
 class BYOL(TwoViews):
-    """Predict the target network's projection of the other view; nothing is a negative.
+    """Predict the target network's projection of the other view; nothing is a negative. As in the official code the
+    last layers of projector and predictor have no bias.
 
     Args:
         encoder: any image encoder.
@@ -41,8 +42,8 @@ class BYOL(TwoViews):
         small = encoder.image_size <= SMALL_IMAGE
         hidden = hidden_dim or (1024 if small else 4096)
         self.momentum = (0.99 if small else 0.996) if momentum is None else momentum
-        self.projector = mlp(encoder.dim, hidden, projection_dim, batch_norm=True)
-        self.predictor = mlp(projection_dim, hidden, projection_dim, batch_norm=True)
+        self.projector = mlp(encoder.dim, hidden, projection_dim, batch_norm=True, last_bias=False)
+        self.predictor = mlp(projection_dim, hidden, projection_dim, batch_norm=True, last_bias=False)
         self.target = Target(encoder, self.projector)
 
     def compared(self, views: Float[Tensor, "2*batch chans h w"]) -> Float[Tensor, "2*batch dim"]:

@@ -12,7 +12,7 @@ from pretask.data.batch import require
 from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
 from pretask.encoders.stride import local_side
-from pretask.methods.image.two_views import TwoViews
+from pretask.methods.image.two_views import BLUR_KERNEL, TwoViews
 from pretask.objectives.contrastive import unit
 from pretask.pretexts.views import SMALL_IMAGE, ViewSpec, apply_view, draw_view, simclr_views
 from pretask.task import Batch, Step
@@ -41,7 +41,7 @@ class MultiCrop(TwoViews):
         global_scale: tuple[float, float],
         local_scale: tuple[float, float],
     ):
-        view = simclr_views(encoder.image_size, global_scale)
+        view = replace(simclr_views(encoder.image_size, global_scale), blur_kernel=BLUR_KERNEL)
         super().__init__(encoder, view)
         small = encoder.image_size <= SMALL_IMAGE
         self.num_local = (2 if small else 6) if num_local is None else num_local
@@ -50,7 +50,10 @@ class MultiCrop(TwoViews):
         self.projector = mlp(encoder.dim, hidden, projection_dim, batch_norm=True)
 
     def compared(self, views: Float[Tensor, "views chans h w"]) -> Float[Tensor, "views dim"]:
-        return unit(self.projector(self.encoder(views).pooled))
+        return self.project(self.encoder(views).pooled)
+
+    def project(self, pooled: Float[Tensor, "views width"]) -> Float[Tensor, "views dim"]:
+        return unit(self.projector(pooled))
 
     def small_crops(self, batch: Batch, step: Step) -> list[Float[Tensor, "batch chans h w"]]:
         image, size = require(batch, "image", 4), batch.get("size")
@@ -60,7 +63,8 @@ class MultiCrop(TwoViews):
         ]
 
     def crops(self, batch: Batch, step: Step) -> list[Float[Tensor, "batch dim"]]:
-        """The vectors of all crops, the two large ones first, each crop's batch together."""
+        """The vectors of all crops, the two large ones first, each crop's batch together. The encoder sees crops of
+        one size at a time, the projector all of them at once: they share its batch statistics."""
         large, local = self.views(batch, step), self.small_crops(batch, step)
-        seen = [self.compared(large), *([self.compared(torch.cat(local))] if local else [])]
-        return list(torch.cat(seen).split(len(large) // 2))
+        seen = [self.encoder(large).pooled, *([self.encoder(torch.cat(local)).pooled] if local else [])]
+        return list(self.project(torch.cat(seen)).split(len(large) // 2))

@@ -1,10 +1,12 @@
 """SimCLR: two views of a picture must find each other among those of the batch (Chen et al., ICML 2020)."""
 
+from dataclasses import replace
 from math import log
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
 from pretask.methods.image.two_views import TwoViews
 from pretask.objectives.contrastive import nt_xent
@@ -16,8 +18,8 @@ from pretask.task import Batch, Losses, Step
 class SimCLR(TwoViews):
     """Contrast two views of each picture with all other views of the batch (NT-Xent, equation 1).
 
-    The projector is the paper's g(h) = W2 ReLU(W1 h), batch-normalised after both layers as in the
-    official code.
+    The projector is the paper's g(h) = W2 ReLU(W1 h), batch-normalised after both layers, the second time
+    without a shift, as in the official code.
 
     Args:
         encoder: any image encoder.
@@ -39,17 +41,14 @@ class SimCLR(TwoViews):
         projection_dim: int = 128,
         crop_scale: tuple[float, float] = (0.08, 1.0),
     ):
-        super().__init__(encoder, simclr_views(encoder.image_size, crop_scale))
+        super().__init__(
+            encoder, replace(simclr_views(encoder.image_size, crop_scale), interpolation="bicubic")
+        )
         small = encoder.image_size <= SMALL_IMAGE
         self.temperature = temperature if temperature is not None else (0.5 if small else 0.1)
-        hidden_dim = hidden_dim or encoder.dim
-        self.projector = nn.Sequential(
-            nn.Linear(encoder.dim, hidden_dim),
-            nn.BatchNorm1d(hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, projection_dim, bias=False),
-            nn.BatchNorm1d(projection_dim),
-        )
+        widths = (encoder.dim, hidden_dim or encoder.dim, projection_dim)
+        self.projector = mlp(*widths, batch_norm=True, last_norm="affine")
+        self.projector[-1].bias.requires_grad_(False)
 
     def compared(self, views: Float[Tensor, "2*batch chans h w"]) -> Float[Tensor, "2*batch dim"]:
         """Both views in one forward pass: they share batch statistics, as in the official code."""

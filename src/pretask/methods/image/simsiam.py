@@ -21,15 +21,16 @@ class SimSiam(TwoViews):
     Args:
         encoder: any image encoder.
         dim: width of projections; none takes 2048, 512 for pictures of at most 64 pixels. The predictor's hidden
-            layer has a quarter of it.
+            layer has a quarter of it, the projector's have the encoder's width.
         stop_gradient: treat what is predicted as constant; without it everything collapses.
         crop_scale: area of the random crops, as a share of the picture's.
     """
 
     title = "SimSiam"
     recipe = Recipe(
-        "sgd", lr=0.05, batch_size=512, epochs=100, weight_decay=1e-4, warmup=0.0, held=("predictor.",)
-    )
+        "sgd", lr=0.05, batch_size=512, epochs=100, weight_decay=1e-4, decay_vectors=True, warmup=0.0,
+        held=("predictor.",),
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -42,7 +43,8 @@ class SimSiam(TwoViews):
         self.recipe = replace(self.recipe, held=type(self).recipe.held)
         dim = dim or (512 if encoder.image_size <= SMALL_IMAGE else 2048)
         self.stop_gradient = stop_gradient
-        self.projector = mlp(encoder.dim, dim, dim, dim, batch_norm=True, last_norm="plain")
+        widths = (encoder.dim, encoder.dim, encoder.dim, dim)
+        self.projector = mlp(*widths, batch_norm=True, last_norm="plain")
         self.predictor = mlp(dim, dim // 4, dim, batch_norm=True)
 
     def compared(self, views: Float[Tensor, "2*batch chans h w"]) -> Float[Tensor, "2*batch dim"]:

@@ -17,6 +17,8 @@ from pretask.task import Batch, Panel, PretextTask, Question, Sheet, Step
 TRANSFORMER = Recipe("adamw", lr=5e-4, batch_size=1024, epochs=100, weight_decay=0.05)
 """In place of a paper's recipe for convolutions: transformers do not learn under LARS at small batches."""
 
+BLUR_KERNEL = 23  # taps where a blur is as wide for all sizes of views, as in SwAV
+
 
 class TwoViews(PretextTask):
     """Two views of each picture.
@@ -86,11 +88,12 @@ class Target(nn.Module):
 
 
 def moco_view(encoder: ImageEncoder, scale: tuple[float, float] = (0.2, 1.0)) -> ViewSpec:
-    """MoCo v2's and SimSiam's view; small pictures are not blurred."""
+    """MoCo v2's and SimSiam's view; small pictures are not blurred. The blur is PIL's, which has no kernel size:
+    as many taps as a deviation of 2 needs."""
     blur = 0.0 if encoder.image_size <= SMALL_IMAGE else 0.5
     return ViewSpec(
         encoder.image_size, scale, flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1,
-        grey=0.2, blur=blur,
+        grey=0.2, blur=blur, blur_kernel=BLUR_KERNEL,
     )  # fmt: skip
 
 

@@ -27,7 +27,9 @@ class VICReg(TwoViews):
     """
 
     title = "VICReg"
-    recipe = Recipe("lars", lr=0.2, batch_size=2048, epochs=1000, weight_decay=1e-6, warmup=0.01)
+    recipe = Recipe(
+        "lars", lr=0.2, batch_size=2048, epochs=1000, weight_decay=1e-6, warmup=0.01, final_lr=1e-3
+    )
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class VICReg(TwoViews):
             "invariance": invariance_weight, "variance": variance_weight, "covariance": covariance_weight,
         }  # fmt: skip
         dim = dim or (1024 if encoder.image_size <= SMALL_IMAGE else 8192)
-        self.projector = mlp(encoder.dim, dim, dim, dim, batch_norm=True)
+        self.projector = mlp(encoder.dim, dim, dim, dim, batch_norm=True, last_bias=False)
 
     def compared(self, views: Float[Tensor, "2*batch chans h w"]) -> Float[Tensor, "2*batch dim"]:
         return self.projector(self.encoder(views).pooled)
