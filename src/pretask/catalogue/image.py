@@ -173,6 +173,15 @@ ROWS = (
         "what of another crop can be said, for every picture something else?",
     ),
     Row(
+        "w-mse",
+        "W-MSE",
+        "image",
+        "pretask.methods.image.w_mse:WMSE",
+        "Whitening for Self-Supervised Representation Learning (Ermolov et al., ICML 2021)",
+        "place, size and colours of a crop",
+        "what of another crop can be said, once whitened?",
+    ),
+    Row(
         "colorization",
         "Colorful image colorization",
         "image",

@@ -91,6 +91,7 @@ RECORDS = tuple(
          "cross-correlation", "ResNet-50", "73.2 linear"),
         ("vicreg", "information", 2022, "another view, varied, nothing twice", "none", "none", 0, "2",
          "variance, invariance, covariance", "ResNet-50", "73.2 linear"),
+        ("w-mse", "information", 2021, "another view, whitened", "none", "none", 0, "2", "cosine", "ResNet-18", ""),
         ("mae", "masked, pixels", 2022, "pixels of hidden patches", "none", "none", 0.75, "1",
          "squared error", "ViT", "83.6 fine-tuned (ViT-B)"),
         ("simmim", "masked, pixels", 2022, "pixels of hidden patches", "none", "none", 0.6, "1",
