@@ -13,6 +13,7 @@ from pretask.data.tokens import tokenizer_of
 from pretask.encoders.towers import PictureTowers
 from pretask.errors import DataError, UsageError
 from pretask.evaluation.crossmodal import crossmodal
+from pretask.evaluation.zero_shot import class_vectors, zero_shot
 from pretask.methods.multimodal.clip import CLIP
 from pretask.task import Step
 
@@ -81,6 +82,28 @@ def test_captions_find_pictures_after_a_little_training(task):
     part = tiny.album().subset(torch.arange(24))
     scores = {score.metric: score.value for score in crossmodal(task.encoder, part, part)}
     assert scores["text to image recall@10"] > 0.7 and scores["image to text recall@10"] > 0.7
+
+
+def test_zero_shot_names_classes_by_the_nearest_sentence(task, monkeypatch):
+    """With a picture's vector in place of its label's name, every picture is named right, and none with the next."""
+    data = open_data("captioned-digits", limit=40)
+    towers = task.encoder
+    names = class_vectors(towers, data.classes)
+    assert names.shape == (10, 256) and torch.allclose(names.norm(dim=1), torch.ones(10))
+    said = tiny.album().batch(range(1))
+    own = towers.embed({key: said[key] for key in ("tokens", "attention")}, "text")
+    assert not torch.allclose(own[0], names[0])
+    embed = towers.embed
+    for shift, expected in ((0, 1.0), (1, 0.0)):
+
+        def told(batch, kind, shift=shift):
+            return names[(batch["label"] + shift) % 10] if kind == "image" else embed(batch, kind)
+
+        monkeypatch.setattr(towers, "embed", told)
+        (score,) = zero_shot(towers, data, data)
+        assert score.value == expected and score.detail["chance"] == 0.1
+    with pytest.raises(UsageError, match="zero-shot needs"):
+        zero_shot(tiny.encoder("grid"), data, data)
 
 
 def test_the_embedded_captions_say_what_is_seen():

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from pretask.data.narration import NUMBERS
-from pretask.data.tokens import Ragged
 from pretask.encoders.towers import Towers
 from pretask.evaluation.crossmodal import crossmodal
-from pretask.evaluation.features import frozen, to_device
-from pretask.objectives.contrastive import unit
+from pretask.evaluation.zero_shot import zero_shot
 from pretask.studies.bench import Bench
 from pretask.studies.claim import Arm, Claim, Comparison, Trained
 
@@ -21,26 +17,15 @@ TOWERS = (
 
 
 def measures(trained: Trained, bench: Bench) -> dict[str, Tensor | float]:
-    """Retrieval, and whether the nearest of ten sentences names the digit of a picture ("zero-shot")."""
+    """Retrieval, and whether the nearest of the digits' names names a picture's digit."""
     encoder = trained.encoder
     if not isinstance(encoder, Towers) or "text" not in encoder.kinds:
         return {}
-    found: dict[str, Tensor | float] = {
-        score.metric: score.items
-        for score in crossmodal(encoder, bench.labelled, bench.test)
-        if score.metric.endswith("recall@1") and score.items is not None
-    }
-    tokenizer = encoder.tower("text").tokenizer
-    ids, lengths, _ = tokenizer.encode([f"a photo of a {name}" for name in NUMBERS], 16)
-    tokens, there = Ragged(ids, lengths).gather(torch.arange(len(NUMBERS)), tokenizer.vocabulary.pad)
-    right = []
-    with frozen(encoder) as place:
-        names = unit(encoder.embed(to_device({"tokens": tokens, "attention": there}, place), "text"))
-        for part in torch.arange(len(bench.test)).split(64):
-            batch = to_device(bench.test.batch(part), place)
-            answer = (unit(encoder.embed(batch, "image")) @ names.T).argmax(1)
-            right.append((answer == batch["label"]).double().cpu())
-    return found | {"zero-shot": torch.cat(right)}
+    parts = bench.labelled, bench.test
+    scores = [score for score in crossmodal(encoder, *parts) if score.metric.endswith("recall@1")]
+    found = {score.metric: score.items for score in scores}
+    found["zero-shot"] = zero_shot(encoder, *parts)[0].items
+    return {name: items for name, items in found.items() if items is not None}
 
 
 CLAIM = Claim(

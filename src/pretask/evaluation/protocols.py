@@ -55,6 +55,7 @@ from pretask.evaluation.splits import holdout
 from pretask.evaluation.surface import surface
 from pretask.evaluation.text import bitext, transfer
 from pretask.evaluation.tracks import forecast
+from pretask.evaluation.zero_shot import zero_shot
 
 if TYPE_CHECKING:
     from pretask.run import Run
@@ -108,6 +109,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "bitext": Protocol(bitext, "encoder", False, "does a sentence find its translation among all?"),
     "crossmodal": Protocol(
         crossmodal, "encoder", False, "does a text find its video (or sound) among all, and the other way round?"
+    ),
+    "zero-shot": Protocol(
+        zero_shot, "encoder", True, "does the nearest of the classes' names name what is seen? nothing is trained"
     ),
     "transfer": Protocol(transfer, "encoder", True, "do classes learned in one language hold in another?"),
     "surface": Protocol(surface, "encoder", False, "points of a cloud: which way does the surface face?"),
