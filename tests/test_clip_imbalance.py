@@ -110,9 +110,7 @@ def test_labels_are_places_in_the_sorted_vocabulary():
 
 def test_counts_are_those_of_the_data_and_text_does_not_learn():
     task = make()
-    assert (
-        task.classifier.count.tolist() == torch.bincount(tiny.captioned(16)["label"], minlength=10).tolist()
-    )
+    assert task.count.tolist() == torch.bincount(tiny.captioned(16)["label"], minlength=10).tolist()
     task.loss(tiny.captioned(8), Step.at())["classes"].backward()
     learning = {
         name.split(".")[3] for name, p in task.named_parameters() if p.requires_grad and "towers" in name

@@ -41,8 +41,10 @@ class Structured(ClipImbalance):
 
 
 def structured(vocabulary: int | None) -> Arm:
-    names = ",".join(NAMES)
-    return Arm(lambda encoder: Structured(encoder, vocabulary, head="text", names=names), lr=RATE)
+    def make(encoder: Any) -> Structured:
+        return Structured(encoder, vocabulary, head="text", names=",".join(NAMES))
+
+    return Arm(make, lr=RATE)
 
 
 def few(vocabulary: int | None) -> Arm:
@@ -68,17 +70,18 @@ def measures(trained: Trained, bench: Bench) -> dict[str, Tensor | float]:
     frequency = torch.bincount(bench.train.labels, minlength=CLASSES)
     accuracy, predicted = by_class(confusion(answer, label, CLASSES))
     tested = accuracy.isfinite()
-    found = {
+    found: dict[str, Tensor | float] = {
         "frequency and accuracy": spearman(frequency[tested], accuracy[tested]),
         "frequency and predictions": spearman(frequency[tested], predicted[tested]),
     }
+    found = {
+        name: value if value == value else 0.0 for name, value in found.items()
+    }  # no spread, no correlation
     unseen = frequency[label] == 0
-    return {name: value if value == value else 0.0 for name, value in found.items()} | {
-        "balanced accuracy": float(accuracy[tested].mean()),
-        "accuracy of what was only named": float((answer == label)[unseen].double().mean())
-        if unseen.any()
-        else 0.0,
-    }
+    found["balanced accuracy"] = float(accuracy[tested].mean())
+    right = (answer == label)[unseen].double()
+    found["accuracy of what was only named"] = float(right.mean()) if len(right) else 0.0
+    return found
 
 
 CLAIM = Claim(

@@ -17,6 +17,10 @@ class Anywhere(GeoSSL):
         return batch["place"] * APART % len(self.centres)
 
 
+def anywhere(encoder: Any) -> GeoSSL:
+    return Anywhere(encoder, temporal=False, **SMALL)
+
+
 def alone(encoder: Any) -> GeoSSL:
     """Where a place lies, and no contrast."""
     task = GeoSSL(encoder, temporal=False, **SMALL)
@@ -33,7 +37,7 @@ CLAIM = Claim(
         "times": Arm("geo-ssl", {**SMALL, "geo": "none"}),
         "where": Arm("geo-ssl", {**SMALL, "temporal": False}),
         "moco": Arm("geo-ssl", {**SMALL, "temporal": False, "geo": "none"}),
-        "anywhere": Arm(lambda encoder: Anywhere(encoder, temporal=False, **SMALL)),
+        "anywhere": Arm(anywhere),
         "where alone": Arm(alone),
         "labels": Arm("lorot", {"rotation_weight": 0.0}),
         "random": Arm("geo-ssl", steps=0),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import log
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -161,7 +161,7 @@ class GeoSSL(MoCo):
         rows = [[first, Panel(when, truth.content, "truth"), answer] for first, truth, answer in sheet.rows]
         note = "Which picture shows the same place?"
         if self.geo != "none":
-            seen = self.encoder(torch.stack([row[0].content for row in rows])).pooled  # type: ignore[arg-type]
+            seen = self.encoder(torch.stack([cast(Tensor, row[0].content) for row in rows])).pooled
             said, cluster = self.located(seen, self.projector(seen)).argmax(1), self.cluster(batch)
             note += " Where does it lie?"
             for row, (lat, lon), true, guess in zip(

@@ -176,5 +176,5 @@ class ScatSimCLR(TwoViews):
 
     def chance(self, batch_size: int) -> dict[str, float]:
         known = {"rotation": len(TURNS), "jigsaw": len(getattr(self, "orders", ())), "none": 0}[self.pretext]
-        second = {self.pretext: log(known)} if known else {}
+        second: dict[str, float] = {self.pretext: log(known)} if known else {}
         return {"nt_xent": log(2 * batch_size - 1), **second}

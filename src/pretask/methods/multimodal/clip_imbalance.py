@@ -84,8 +84,8 @@ class ClipImbalance(Classifying):
 
         super().prepare(noted(), num_samples)
         if seen:
-            label = torch.cat([batch["label"] for batch in seen]).to(self.classifier.count.device)
-            self.classifier.count.copy_(torch.bincount(gather(label), minlength=len(self.classifier.weight)))
+            label = torch.cat([batch["label"] for batch in seen]).to(self.count.device)
+            self.count.copy_(torch.bincount(gather(label), minlength=len(self.classifier.weight)))
 
     def make_classifier(self, classes: int) -> None:
         """The last layer, and how many pictures each class has."""
@@ -96,7 +96,7 @@ class ClipImbalance(Classifying):
             self.classifier = CosineHead(SHARED, classes, self.temperature, self.class_vectors(classes)).to(
                 device
             )
-        self.classifier.register_buffer("count", torch.zeros(classes, dtype=torch.long, device=device))
+        self.register_buffer("count", torch.zeros(classes, dtype=torch.long, device=device))
 
     def class_vectors(self, classes: int) -> Float[Tensor, "classes shared"] | None:
         """What the text encoder says of "a NAME"; none where rows learn.
@@ -129,7 +129,7 @@ class ClipImbalance(Classifying):
     def asked(self, label: Tensor, step: Step) -> Tensor:
         """The classes of this step, sorted."""
         classes = len(self.classifier.weight)
-        weight = class_weights(self.classifier.count, self.sampling)
+        weight = class_weights(self.count, self.sampling)
         return draw_vocabulary(label, weight, min(self.vocabulary or classes, classes), step.generator)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
