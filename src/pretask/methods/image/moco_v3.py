@@ -1,6 +1,5 @@
 """MoCo v3: contrast two views within a batch, by a predictor and a slow copy (Chen, Xie, He, ICCV 2021)."""
 
-from dataclasses import replace
 from math import log, sqrt
 
 import torch
@@ -16,6 +15,9 @@ from pretask.objectives.distillation import cosine
 from pretask.pretexts.views import SMALL_IMAGE
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Step
+
+CONVOLUTIONS = Recipe("lars", lr=0.3, batch_size=4096, epochs=1000, weight_decay=1.5e-6, warmup=0.01)
+"""The official recipe of ResNets."""
 
 
 class MoCoV3(TwoViews):
@@ -37,8 +39,9 @@ class MoCoV3(TwoViews):
 
     title = "MoCo v3"
     recipe = Recipe(
-        "adamw", lr=1.5e-4, batch_size=4096, epochs=300, weight_decay=0.1, betas=(0.9, 0.999), warmup=40 / 300
-    )
+        "adamw", lr=1.5e-4, batch_size=4096, epochs=300, weight_decay=0.1, decay_vectors=True, betas=(0.9, 0.999),
+        warmup=40 / 300,
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,11 +55,7 @@ class MoCoV3(TwoViews):
     ):
         super().__init__(encoder, *byol_views(encoder, crop_scale))
         transformer = isinstance(encoder, PatchEncoder)
-        self.recipe = type(self).recipe
-        if not transformer:
-            self.recipe = replace(
-                self.recipe, optimizer="lars", lr=0.3, epochs=1000, weight_decay=1.5e-6, warmup=0.01
-            )
+        self.recipe = type(self).recipe if transformer else CONVOLUTIONS
         hidden = hidden_dim or (1024 if encoder.image_size <= SMALL_IMAGE else 4096)
         self.momentum, self.temperature = momentum, temperature or (0.2 if transformer else 1.0)
         if isinstance(encoder, PatchEncoder):
