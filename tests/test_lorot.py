@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import tiny
+from pretask.data.batch import to_float
 from pretask.errors import UsageError
 from pretask.methods.image.lorot import LoRot
 from pretask.pretexts.local_rotation import Square, draw_square, turn_quadrants, turn_square
@@ -69,3 +70,28 @@ def test_it_must_know_the_classes():
     with pytest.raises(UsageError, match="no labels"):
         task.prepare([{"image": tiny.images(4)["image"]}], 4)
     assert make().classifier.out_features == int(tiny.images(16)["label"].max()) + 1
+
+
+def test_small_pictures_are_moved_by_an_eighth_and_mirrored():
+    """RandomCrop(32, padding=4) and a flip, as the official code has them."""
+    task, batch = make(), tiny.images(40)
+    side = task.encoder.image_size
+    assert task.border == round(side / 8) and make(crop_scale=(0.6, 1.0)).border == 0
+    image = to_float(batch["image"])
+    moved = task.augmented({"image": batch["image"]}, Step.at(0))
+    padded, seen = F.pad(image, (task.border,) * 4), set()
+    for n in range(len(moved)):
+        found = [
+            (down, right, flip)
+            for down in range(2 * task.border + 1)
+            for right in range(2 * task.border + 1)
+            for flip in (False, True)
+            if torch.equal(turned(padded[n, :, down : down + side, right : right + side], flip), moved[n])
+        ]
+        assert found
+        seen |= set(found)
+    assert {flip for *_, flip in seen} == {False, True} and len(seen) > 10
+
+
+def turned(picture, flip):
+    return picture.flip(2) if flip else picture

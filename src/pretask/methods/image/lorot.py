@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pretask.data.batch import require
+from pretask.data.batch import require, to_float
 from pretask.encoders.image import ImageEncoder
 from pretask.methods.classifying import Classifying
 from pretask.pretexts import draw
 from pretask.pretexts.local_rotation import draw_square, turn_quadrants, turn_square
-from pretask.pretexts.views import ViewSpec, apply_view, draw_view
+from pretask.pretexts.shift import apply_shift, draw_shift
+from pretask.pretexts.views import SMALL_IMAGE, ViewSpec, apply_view, centre_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, Question, Sheet, Step
 
@@ -30,7 +31,8 @@ class LoRot(Classifying):
         where: `implicit` turns a square anywhere, the same for a batch, and asks for the turn (4 answers);
             `explicit` turns one quadrant of each picture and asks for both (16 answers, of which 4 look alike).
         rotation_weight: of that question beside the classes.
-        crop_scale: area of the random crop, as a share of the picture's.
+        crop_scale: area of the random crop, as a share of the picture's; none takes 0.6 to 1, and moves pictures
+            of at most 64 pixels by up to an eighth of their side instead (the official code: 4 of 32).
     """
 
     encoder: ImageEncoder
@@ -50,12 +52,14 @@ class LoRot(Classifying):
         encoder: ImageEncoder,
         where: Literal["implicit", "explicit"] = "implicit",
         rotation_weight: float = 0.5,
-        crop_scale: tuple[float, float] = (0.6, 1.0),
+        crop_scale: tuple[float, float] | None = None,
     ):
         super().__init__(encoder)
         self.where, self.answers = where, 4 if where == "implicit" else 16
         self.weights = {"classes": 1.0, "rotation": rotation_weight}
-        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5)
+        small = encoder.image_size <= SMALL_IMAGE and crop_scale is None
+        self.border = max(1, round(encoder.image_size / 8)) if small else 0
+        self.view = ViewSpec(encoder.image_size, crop_scale or (0.6, 1.0), flip=0.5)
         self.head = nn.Linear(encoder.dim, self.answers)
         if hasattr(encoder, "patch_size"):
             self.recipe = replace(self.recipe, optimizer="adamw", betas=(0.9, 0.999), weight_decay=0.05)
@@ -64,15 +68,22 @@ class LoRot(Classifying):
         self, batch: Batch, step: Step
     ) -> tuple[Float[Tensor, "batch chans s s"], Float[Tensor, "batch chans s s"], Int[Tensor, "batch"]]:
         """Partly turned pictures, the same pictures as they were, and the answers: turns, or 4 quadrant + turns."""
-        image = require(batch, "image", 4)
-        view = draw_view(self.view, len(image), step.generator, batch.get("size"))
-        image = apply_view(self.view, image, view)
+        image = self.augmented(batch, step)
         turns = draw.integers(4, (len(image),), step.generator).to(image.device)
         if self.where == "implicit":
             square = draw_square(image.shape[-1], step.generator)
             return turn_square(image, square, turns), image, turns
         quadrant = draw.integers(4, (len(image),), step.generator).to(image.device)
         return turn_quadrants(image, quadrant, turns), image, 4 * quadrant + turns
+
+    def augmented(self, batch: Batch, step: Step) -> Float[Tensor, "batch chans s s"]:
+        """Moved and mirrored pictures, or random crops."""
+        image = require(batch, "image", 4)
+        if self.border:
+            image = centre_view(to_float(image), batch.get("size"), self.view.size)
+            return apply_shift(image, draw_shift(len(image), self.border, step.generator), self.border)
+        view = draw_view(self.view, len(image), step.generator, batch.get("size"))
+        return apply_view(self.view, image, view)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         self.check_prepared()
