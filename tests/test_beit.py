@@ -17,7 +17,7 @@ RELATIVE = "beit_base_patch16_224:depth=2,embed_dim=32,num_heads=2"
 @pytest.fixture
 def task() -> BEiT:
     torch.manual_seed(0)
-    made = BEiT(build_encoder(RELATIVE, image_size=32, patch_size=4, seed=0), words=20)
+    made = BEiT(build_encoder(RELATIVE, image_size=32, patch_size=4, seed=0), words=20, drop_path=0.0)
     made.prepare([tiny.images(16)], 16)
     return made
 

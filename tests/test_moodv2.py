@@ -34,7 +34,7 @@ def encoder(name: str = VIT, image_size: int = 32):
 def make(name: str = VIT, **options) -> MOODv2:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        task = MOODv2(encoder(name), **{"words": 20, **options})
+        task = MOODv2(encoder(name), **{"words": 20, "drop_path": 0.0, **options})
     task.prepare([tiny.images(16)], 16)
     return task
 

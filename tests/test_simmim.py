@@ -14,7 +14,7 @@ VIT = "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2"
 
 def make(**options):
     torch.manual_seed(0)
-    return SimMIM(build_encoder(VIT, image_size=32, patch_size=4, seed=0), **options)
+    return SimMIM(build_encoder(VIT, image_size=32, patch_size=4, seed=0), **{"drop_path": 0.0} | options)
 
 
 def batch(count: int = 3):
@@ -59,3 +59,35 @@ def test_what_does_not_fit_is_refused():
         make(unit=3)
     with pytest.raises(UsageError, match="some must be"):
         make(mask_ratio=1.0)
+
+
+def test_it_starts_as_beit_does_and_its_crops_are_bilinear():
+    task = make()
+    assert task.view.interpolation == "bilinear"
+    for number, block in enumerate(task.encoder.model.blocks, 1):
+        for layer in (block.attn.proj, block.mlp.fc2):
+            assert float(layer.weight.detach().abs().max()) <= 0.02 / (2 * number) ** 0.5 + 1e-6
+    assert task.encoder.model.pos_embed.detach().abs().max() <= 0.02
+
+
+def test_positions_may_be_relative_as_in_the_official_network():
+    name = "beit_base_patch16_224:depth=2,embed_dim=32,num_heads=2"
+    name += ",use_rel_pos_bias=false,use_shared_rel_pos_bias=true"
+    torch.manual_seed(0)
+    task = SimMIM(build_encoder(name, image_size=32, patch_size=4, seed=0), drop_path=0.0)
+    image, order = task.hide(batch(), Step.at(seed=2))
+    hidden = torch.zeros(3, 64, dtype=torch.bool).scatter(1, order.hidden, True)
+    tokens = task.encoder(image, hidden=hidden, mask_token=task.mask_token).tokens
+    rebuilt = task.decoder(task.encoder.model.fc_norm(tokens))[hidden]
+    truth = patchify(task.encoder.normalise(image), 4)[hidden]
+    loss = task.loss(batch(), Step.at(seed=2))["pixels"]
+    torch.testing.assert_close(loss, (rebuilt - truth).abs().mean())
+    loss.backward()
+    assert task.encoder.model.rel_pos_bias.relative_position_bias_table.grad.abs().sum() > 0
+
+
+def test_blocks_are_skipped_in_training_alone():
+    task, plain = make(drop_path=0.9), make()
+    losses = [t.loss(batch(), Step.at(seed=2))["pixels"].item() for t in (task, plain)]
+    assert losses[0] != losses[1]
+    assert task.eval().loss(batch(), Step.at(seed=2))["pixels"].item() == pytest.approx(losses[1])

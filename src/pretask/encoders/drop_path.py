@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from pretask.pretexts import draw
 
 BRANCHES = (
     "drop_path1",
@@ -60,3 +63,21 @@ def dropping(module: nn.Module, unit: Float[Tensor, "batch blocks branches"], ra
     finally:
         for branch in branches:
             branch.factor = None
+
+
+def dropping_some(
+    encoder: nn.Module, samples: int, rate: float, generator: torch.Generator
+) -> AbstractContextManager[None]:
+    """`dropping` by coins drawn here for a batch; nothing where the rate is 0 or no block has branches.
+
+    Args:
+        encoder: whose blocks have two branches each.
+        samples: in the batch.
+        rate: of the last block; in evaluation give 0.
+        generator: the randomness.
+    """
+    blocks = droppable(encoder) if rate else []
+    if not blocks:
+        return nullcontext()
+    unit = draw.uniform((samples, len(blocks), 2), generator)
+    return dropping(encoder, unit.to(next(encoder.parameters()).device), rate)

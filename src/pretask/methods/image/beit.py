@@ -24,6 +24,7 @@ class BEiT(MOODv2):
         mask_ratio: share of the patches that blocks cover at most (75 of 196).
         crop_scale: area of the random crop, as a share of the picture's.
         jitter: strength of the change of brightness, contrast and saturation; 0 leaves colours alone.
+        drop_path: share of samples for which the last block is skipped, less for those before.
     """
 
     recipe = Recipe(
@@ -40,8 +41,9 @@ class BEiT(MOODv2):
         mask_ratio: float = 0.3827,
         crop_scale: tuple[float, float] = (0.08, 1.0),
         jitter: float = 0.4,
+        drop_path: float = 0.1,
     ):
-        super().__init__(encoder, teacher, words, mask_ratio, crop_scale, jitter)
+        super().__init__(encoder, teacher, words, mask_ratio, crop_scale, jitter, drop_path)
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         return replace(super().preview(batch, step), title="BEiT")

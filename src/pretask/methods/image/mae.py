@@ -60,7 +60,11 @@ class MAE(PretextTask):
         self.num_values = encoder.patch_size**2 * encoder.in_chans
         self.decoder = TokenDecoder(encoder.dim, self.num_values, encoder.grid, decoder_dim, decoder_depth)
         if not encoder.pretrained:
-            initialise(encoder)
+            self.start()
+
+    def start(self) -> None:
+        """The encoder's first weights."""
+        initialise(self.encoder)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         image, order = self.hide(batch, step)

@@ -25,7 +25,9 @@ class MOOD(MOODv2):
             frozen encoder (a run folder, `timm:NAME`, `open_clip:MODEL@WEIGHTS`, `transformers:NAME`).
         words: size of the codebook; none takes 8192, and 512 for pictures of at most 64 pixels.
         mask_ratio: share of the patches that is covered at most (75 of 196).
+        crop_scale: area of the random crop, as a share of the picture's.
         jitter: strength of the change of brightness, contrast and saturation; 0 leaves colours alone.
+        drop_path: share of samples for which the last block is skipped, less for those before.
     """
 
     recipe = Recipe(
@@ -39,9 +41,11 @@ class MOOD(MOODv2):
         teacher: str = "pixels",
         words: int | None = None,
         mask_ratio: float = 0.3827,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
         jitter: float = 0.4,
+        drop_path: float = 0.1,
     ):
-        super().__init__(encoder, teacher, words, mask_ratio, jitter=jitter)
+        super().__init__(encoder, teacher, words, mask_ratio, crop_scale, jitter, drop_path)
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         return replace(super().preview(batch, step), title="MOOD")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pretask.data.batch import require
 from pretask.encoders.beit import small_, start_as_beit
 from pretask.encoders.codebook import Codebook
+from pretask.encoders.drop_path import droppable, dropping_some
 from pretask.encoders.image import PatchEncoder
 from pretask.encoders.teachers import load_teacher
 from pretask.errors import DataError, UsageError
@@ -47,13 +48,14 @@ class MOODv2(PretextTask):
         mask_ratio: share of the patches that is covered at most (75 of 196).
         crop_scale: area of the random crop, as a share of the picture's.
         jitter: strength of the change of brightness, contrast and saturation; 0 leaves colours alone.
+        drop_path: share of samples for which the last block is skipped, less for those before.
     """
 
     encoder: PatchEncoder
     looks: Float[Tensor, "words values"]
     recipe = Recipe(
         "adamw", lr=1.5e-3, lr_batch=2048, batch_size=2048, epochs=1600, weight_decay=0.05,
-        betas=(0.9, 0.98), warmup=10 / 1600, final_lr=1e-5 / 1.5e-3, clip=3.0,
+        betas=(0.9, 0.999), warmup=10 / 1600, final_lr=1e-5 / 1.5e-3, clip=3.0,
         undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
@@ -63,10 +65,13 @@ class MOODv2(PretextTask):
         teacher: str = "pixels",
         words: int | None = None,
         mask_ratio: float = 0.3827,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
+        crop_scale: tuple[float, float] = (0.2, 1.0),
         jitter: float = 0.4,
+        drop_path: float = 0.1,
     ):
         super().__init__(encoder)
+        self.drop_path = drop_path
+        droppable(encoder)
         self.num_hidden = int(encoder.num_patches * mask_ratio)
         if not 0 < self.num_hidden < encoder.num_patches:
             raise UsageError(
@@ -139,10 +144,16 @@ class MOODv2(PretextTask):
         return view, hidden, self.codebook(self.describe(view))
 
     def answer(
-        self, view: Tensor, hidden: Bool[Tensor, "batch patches"], places: Int[Tensor, "batch places"]
+        self,
+        view: Tensor,
+        hidden: Bool[Tensor, "batch patches"],
+        places: Int[Tensor, "batch places"],
+        step: Step,
     ) -> Float[Tensor, "batch places words"]:
         """Logits of the words at some places of the covered picture."""
-        tokens = self.encoder(view, hidden=hidden, mask_token=self.mask_token).tokens
+        rate = self.drop_path if self.training else 0.0
+        with dropping_some(self.encoder, len(view), rate, step.generator):
+            tokens = self.encoder(view, hidden=hidden, mask_token=self.mask_token).tokens
         return self.head(self.encoder.model.fc_norm(take(tokens, places)))  # the last norm, wherever it is
 
     def loss(self, batch: Batch, step: Step) -> Losses:
@@ -150,7 +161,7 @@ class MOODv2(PretextTask):
         # as many places a picture as can be covered, covered ones first: their number need not be asked
         places = hidden.byte().argsort(dim=1, descending=True, stable=True)[:, : self.num_hidden]
         counted, asked = hidden.gather(1, places).float(), word.gather(1, places)
-        logits = self.answer(view, hidden, places).float()
+        logits = self.answer(view, hidden, places, step).float()
         surprise = F.cross_entropy(logits.transpose(1, 2), asked, reduction="none")
         whole = mean(counted.sum()).clamp(
             min=1
@@ -176,7 +187,7 @@ class MOODv2(PretextTask):
     def preview(self, batch: Batch, step: Step) -> Sheet:
         view, hidden, word = self.puzzle(batch, step)
         everywhere = torch.arange(hidden.shape[1], device=view.device).expand(len(view), -1)
-        said = self.answer(view, hidden, everywhere).argmax(2)
+        said = self.answer(view, hidden, everywhere, step).argmax(2)
         blank = self.cover(view, hidden, view.new_full((1, 1, self.looks.shape[1]), 0.5))
         answer, truth = (self.cover(view, hidden, self.looks[part]) for part in (said, word))
         rows = [

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from pretask.encoders.beit import small_, start_as_beit
+from pretask.encoders.drop_path import droppable, dropping_some
 from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
 from pretask.methods.image.mae import MAE
@@ -22,10 +24,12 @@ class SimMIM(MAE):
     """Tell the pixels of covered squares, which the encoder sees as a mask token.
 
     Args:
-        encoder: a vision transformer.
+        encoder: a vision transformer; a `beit_...` has the official relative positions. Unless it is pretrained it
+            starts as BEiT does, as in the official code.
         mask_ratio: share of the squares that is covered, rounded up.
         unit: side of a square in patches; none takes 2 (32 pixels of 224) where the grid is even, else 1.
         crop_scale: area of the random crop, as a share of the picture's.
+        drop_path: share of samples for which the last block is skipped, less for those before.
     """
 
     recipe = Recipe(
@@ -39,6 +43,7 @@ class SimMIM(MAE):
         mask_ratio: float = 0.6,
         unit: int | None = None,
         crop_scale: tuple[float, float] = (0.67, 1.0),
+        drop_path: float = 0.1,
     ):
         rows, columns = encoder.grid
         unit = unit or (2 if rows % 2 == columns % 2 == 0 else 1)
@@ -50,17 +55,18 @@ class SimMIM(MAE):
             raise UsageError(
                 f"mask_ratio {mask_ratio} covers {covered} of {squares} squares; some must be covered and some not"
             )
-        positions = encoder.model.pos_embed.detach().clone()
         super().__init__(encoder, 0.5, normalise_target=False, decoder_depth=1, crop_scale=crop_scale)
         self.unit, self.squares, self.covered = unit, squares, covered
         self.num_hidden = covered * unit**2
-        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5, interpolation="bicubic")
-        if not encoder.pretrained:  # it learns its positions, as MAE does not
-            encoder.model.pos_embed.data.copy_(positions)
-            encoder.model.pos_embed.requires_grad_(True)
+        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5)
+        self.drop_path = drop_path
+        droppable(encoder)
         self.decoder = nn.Linear(encoder.dim, self.num_values)  # type: ignore[assignment]
         self.mask_token = nn.Parameter(torch.zeros(1, encoder.dim))
-        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        small_(self.mask_token)
+
+    def start(self) -> None:
+        start_as_beit(self.encoder)
 
     def draw_mask(self, batch: int, step: Step) -> Bool[Tensor, "batch patches"]:
         """Whole squares."""
@@ -72,12 +78,17 @@ class SimMIM(MAE):
     def rebuild(self, image: Tensor, order: Shuffle) -> Float[Tensor, "batch hidden values"]:
         hidden = order.restore >= order.visible.shape[1]
         tokens = self.encoder(image, hidden=hidden, mask_token=self.mask_token).tokens
-        return self.decoder(take(tokens, order.hidden))
+        return self.decoder(
+            self.encoder.model.fc_norm(take(tokens, order.hidden))
+        )  # the last norm, wherever it is
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         image, order = self.hide(batch, step)
         truth = take(patchify(self.encoder.normalise(image), self.encoder.patch_size), order.hidden)
-        return {"pixels": F.l1_loss(self.rebuild(image, order), truth)}
+        rate = self.drop_path if self.training else 0.0
+        with dropping_some(self.encoder, len(image), rate, step.generator):
+            rebuilt = self.rebuild(image, order)
+        return {"pixels": F.l1_loss(rebuilt, truth)}
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         return replace(super().preview(batch, step), title="SimMIM")
