@@ -4,14 +4,17 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageFilter
 
 from pretask.encoders import build_encoder
 from pretask.encoders.stride import patch_geometry
 from pretask.errors import UsageError
 from pretask.methods.image.pirl import PIRL
+from pretask.pretexts.photometric import gaussian_blur
 from pretask.task import Step
 
 VIT = "vit_tiny_patch16_224:depth=2,embed_dim=24,num_heads=2"
@@ -186,6 +189,17 @@ def test_gradients_reach_everything_that_learns(transform, colours):
     task.total(task(batch(), Step.at())).backward()
     assert [n for n, p in task.named_parameters() if p.grad is None] == []
     assert not any("bank" in n or "partition" in n for n, _ in task.named_parameters())
+
+
+def test_patches_are_blurred_as_pil_does_it():
+    """A blur of deviation 2 reaches about 5 pixels; cut off at 3 it would be another."""
+    task = make(colours="blur")
+    assert task.colour.blur_radius == 11
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 32] = 1.0
+    line = gaussian_blur(image, torch.tensor([2.0]), task.colour.blur_radius)[0, 0, 32]
+    pil = Image.fromarray((255 * image[0, 0]).byte().numpy()).filter(ImageFilter.GaussianBlur(2.0))
+    assert np.abs(line.numpy() - np.asarray(pil)[32] / 255).max() < 0.02
 
 
 def test_memory_and_z_are_kept_in_a_checkpoint():

@@ -30,8 +30,11 @@ MANY = 100_000  # pictures from which on nce is the default
 ENHANCED = 0.66  # probability of the photometric changes
 COLOURS: dict[str, dict[str, Any]] = {
     "photometric": {"jitter": 1.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2},
-    "blur": {"jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "blur": 0.5},
-}
+    "blur": {
+        "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "blur": 0.5,
+        "blur_kernel": 23,  # PIL's blur has no kernel size: as many taps as a deviation of 2 needs
+    },
+}  # fmt: skip
 
 
 class PIRL(PretextTask):
@@ -146,7 +149,7 @@ class PIRL(PretextTask):
         if image.shape[1] == 3:
             image = where(view.grey, image, luma)
         if spec.blur:
-            image = where(view.blur, image, gaussian_blur, view.sigma, max(image.shape[-1] // 20, 1))
+            image = where(view.blur, image, gaussian_blur, view.sigma, spec.blur_radius)
         return torch.where(view.flip.view(-1, 1, 1, 1), image.flip(3), image)
 
     def embed(self, name: str, batch: Batch, step: Step) -> Float[Tensor, "batch dim"]:
