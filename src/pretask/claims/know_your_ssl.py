@@ -21,10 +21,10 @@ CLAIM = Claim(
     "they are; both beat chance; and only the discriminative one lives by strong augmentation.",
     arms={
         "simclr": Arm("simclr"),
-        "mae": Arm("mae", steps=600),  # one view of a picture a step
-        "rotation": Arm("rotation", steps=150),  # four
+        "mae": Arm("mae", steps=400),  # one view of a picture a step
+        "rotation": Arm("rotation", steps=100),  # four
         "simclr, weak": Arm(weak(SimCLR)),
-        "mae, none": Arm(whole, steps=600),
+        "mae, none": Arm(whole, steps=400),
         "random": Arm("simclr", steps=0),
     },
     comparisons=(
@@ -39,7 +39,7 @@ CLAIM = Claim(
     metrics=("knn", "linear", tuned),
     encoder=SMALL_VIT,
     inputs={"patch_size": 4},
-    steps=300,
+    steps=200,
     labelled=2_000,
     test=1_000,
     seeds=2,

@@ -25,10 +25,9 @@ CLAIM = Claim(
     ),
     metrics=(probes,),
     encoder=NETS["resnet v2"].format(k=1),
-    reading={"image_size": 48},
-    steps=150,
+    steps=120,
     batch_size=32,
-    labelled=2_000,
+    labelled=1_000,
     test=1_000,
     seeds=2,
 )

@@ -8,10 +8,12 @@ from torch import nn
 from pretask.methods.image.moco import MoCo
 from pretask.methods.image.simclr import SimCLR
 from pretask.methods.image.two_views import Target
+from pretask.objectives.hard_negatives import hard_nt_xent
 from pretask.studies.baselines import supervised, told
 from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
 from pretask.studies.survey import Finding, Survey, Values
 from pretask.studies.surveys.measures import difference, transfer
+from pretask.task import Batch, Losses, Step
 
 GROUPED = SMALL_RESNET + ",norm_layer=groupnorm1"  # CPC's batches must not tell of each other
 COLOUR = {"jitter": 0.0, "grey": 0.0}
@@ -23,6 +25,18 @@ def moco_v1(encoder: Any) -> MoCo:
     task.projector = nn.Sequential(nn.Linear(encoder.dim, 128))
     task.target = Target(encoder, task.projector)
     return task
+
+
+class Hard(SimCLR):
+    """Hard negatives count more."""
+
+    def loss(self, batch: Batch, step: Step) -> Losses:
+        first, second = self.compared(self.views(batch, step)).chunk(2)
+        return {"nt_xent": hard_nt_xent(first, second, self.temperature, beta=0.5)}
+
+
+def hard(encoder: Any) -> Hard:
+    return Hard(encoder)
 
 
 def simclr(**changes: Any) -> Any:
@@ -52,8 +66,9 @@ FAMILIES: dict[str, dict[str, Arm]] = {
         "rotation": Arm("rotation"), "jigsaw": Arm("jigsaw"), "colorization": Arm("colorization"),
         "relative-location": Arm("relative-location"), "exemplar": Arm("exemplar"), "inpainting": Arm("inpainting"),
     },
-    "how many negatives": {
+    "which negatives": {
         "simclr, batch 32": Arm("simclr", batch_size=32), "simclr, batch 256": Arm("simclr", batch_size=256),
+        "simclr, hard negatives": Arm(hard),
         "moco, queue 256": Arm("moco", {"queue": 256}), "moco, queue 16384": Arm("moco", {"queue": 16384}),
     },
     "which views": {
@@ -98,6 +113,7 @@ COMPARISONS = (
     Comparison("linear", "moco", "moco v1"),
     Comparison("linear", "simclr, batch 256", "simclr, batch 32"),
     Comparison("linear", "moco", "moco, queue 256"),
+    Comparison("linear", "simclr, hard negatives", "simclr"),
     Comparison("linear", "simclr", "simclr, no colours changed"),
     Comparison("linear", "simclr", "simclr, no crop"),
     Comparison("collapse std", "simsiam, gradient not stopped", "simsiam", "lower"),
