@@ -1,4 +1,8 @@
-"""Boosted by downstream data? (Teng and Huang, 2021): what a refinement of the target gains, by labels it had."""
+"""Boosted by downstream data? (Teng and Huang, 2021): what a refinement of the target gains, by labels it had.
+
+A first run with two worlds a seed left "near, many" undecided; six are a second look. How the target of digits is
+cut was chosen on digits, too: docs/theory-boosted.md says what else was tried.
+"""
 
 from functools import partial
 
