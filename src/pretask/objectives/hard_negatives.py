@@ -14,8 +14,8 @@ def hard_nt_xent(
     a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"], temperature: float, beta: float
 ) -> Float[Tensor, ""]:
     """SimCLR's loss with each of a view's M negatives weighted by exp(beta s / T), s its cosine, over the mean of
-    these weights: -log p / (p + sum_j w_j n_j), p and n_j the partner's and the negatives' exp(s / T) (equation 5, with no
-    debiasing). The weights learn, too, as in the official code; beta 0 is NT-Xent.
+    these weights: -log p / (p + sum_j w_j n_j), p and n_j the partner's and the negatives' exp(s / T) (equation 5,
+    with no debiasing). The weights learn, too, as in the official code; beta 0 is NT-Xent.
 
     Args:
         a: one view of each sample; normalised here.
