@@ -8,16 +8,17 @@ from torch import Tensor
 
 from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
-from pretask.methods.image.two_views import TwoViews, moco_view
+from pretask.methods.image.two_views import TwoViews
 from pretask.objectives.contrastive import in_batch_nce, unit
 from pretask.objectives.memory import Queue
-from pretask.pretexts.views import SMALL_IMAGE
+from pretask.pretexts.views import SMALL_IMAGE, simclr_views
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Step
 
 
 class NNCLR(TwoViews):
-    """Contrast the nearest neighbour of one view, out of a queue, with what is predicted from the other.
+    """Contrast the nearest neighbour of one view, out of a queue, with what is predicted from the other. No code was
+    released; the views are those of SimCLR, on which the paper builds.
 
     Args:
         encoder: any image encoder.
@@ -39,9 +40,9 @@ class NNCLR(TwoViews):
         temperature: float = 0.1,
         hidden_dim: int | None = None,
         projection_dim: int = 256,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
+        crop_scale: tuple[float, float] = (0.08, 1.0),
     ):
-        super().__init__(encoder, moco_view(encoder, crop_scale))
+        super().__init__(encoder, simclr_views(encoder.image_size, crop_scale))
         small = encoder.image_size <= SMALL_IMAGE
         hidden, wide = (hidden_dim or (512 if small else size) for size in (2048, 4096))
         self.temperature = temperature
