@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,14 +11,21 @@ from torch import Tensor, nn
 
 from pretask.data.batch import to_float
 from pretask.data.dataset import spread
-from pretask.evaluation.score import Score
-from pretask.evaluation.segmentation import segmentation
+from pretask.encoders.dense import feature_map
+from pretask.errors import UsageError
+from pretask.evaluation.detection import placements
+from pretask.evaluation.features import frozen, to_device
+from pretask.evaluation.layers import as_map, blocks
+from pretask.evaluation.linear import Classifier, fit_chosen
+from pretask.evaluation.score import Score, bootstrap_interval
+from pretask.evaluation.segmentation import known_places
 from pretask.pretexts.views import centre_view
 from pretask.task import Batch, Step
 
 if TYPE_CHECKING:
     from pretask.data import Dataset
 
+FINE, BATCH = 8, 32  # places a side that a map should have; pictures at once
 SMALLEST, LARGEST = 0.25, 0.5  # sides of the piece as shares of the picture's
 
 
@@ -66,6 +72,43 @@ class Pasted:
         return {"image": image, "segmentation": mask}
 
 
+class Columns(nn.Module):
+    """An encoder whose maps are fine enough to say where something is: its own last one and, as long as these are
+    coarser than `FINE` places a side, those of the blocks before, side by side.
+
+    Args:
+        encoder: what is judged.
+    """
+
+    def __init__(self, encoder: Any):
+        super().__init__()
+        self.encoder = encoder
+
+    def maps(self, batch: Batch) -> Float[Tensor, "batch dims rows columns"]:
+        heard: list[Tensor] = []
+        hooks = [
+            block.register_forward_hook(lambda _, __, out: heard.append(out)) for block in parts(self.encoder)
+        ]
+        try:
+            features = self.encoder.encode(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found = [feature_map(features)]
+        while heard and min(found[-1].shape[-2:]) < FINE:
+            found.append(as_map(heard.pop(), features))
+        size = found[-1].shape[-2:]
+        return torch.cat([F.interpolate(x, size, mode="bilinear", align_corners=False) for x in found], dim=1)
+
+
+def parts(encoder: Any) -> list[nn.Module]:
+    """The blocks of a network, none where it is not made of such."""
+    try:
+        return blocks(encoder)
+    except (UsageError, AttributeError):
+        return []
+
+
 def pasted(
     encoder: nn.Module,
     train_set: Dataset,
@@ -76,8 +119,9 @@ def pasted(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> list[Score]:
-    """`segmentation` of pieces of other pictures that were pasted in: a linear classifier of places on the frozen
-    maps, judged by Dice. Nothing where the data are no pictures.
+    """A linear classifier of places on the frozen maps learns what belongs to a piece of another picture. It is
+    judged by the area under the curve that tells the piece's places from the others, a mean over pictures. Nothing
+    where the data are no pictures.
 
     Args:
         encoder: what is judged.
@@ -91,8 +135,29 @@ def pasted(
     side = getattr(encoder, "image_size", 0)
     if test_set.modality != "image" or not side or min(len(train_set), len(test_set)) < 2:
         return []
-    parts: list[Any] = [
+    pieces: list[Any] = [
         Pasted(part.subset(spread(len(part), samples)), side, seed) for part in (train_set, test_set)
     ]
-    (found,) = segmentation(encoder, *parts, places=places, samples=samples, seed=seed, device=device)
-    return [replace(found, protocol="pasted")]
+    columns = Columns(encoder)
+    model = fit_chosen(known_places(columns, pieces[0], places, seed, device), seed=seed).model
+    items = torch.cat(told_apart(columns, pieces[1], model, device))
+    ends = bootstrap_interval(items, seed=seed)
+    return [Score("pasted", "auroc", float(items.mean()), *ends, len(items), {"chance": 0.5}, items)]
+
+
+def told_apart(
+    columns: Columns, pieces: Pasted, model: Classifier, device: torch.device | str | None
+) -> list[Float[Tensor, "batch"]]:
+    """Of each picture the area under the curve."""
+    found = []
+    with frozen(columns, device) as where:
+        for rows in torch.arange(len(pieces)).split(BATCH):
+            batch = pieces.batch(rows)
+            maps = columns.maps(to_device(batch, where)).float().cpu()
+            logits = model(maps.movedim(1, -1).flatten(0, -2))[0].view(len(maps), *maps.shape[2:], -1)
+            sure = (logits[..., 1] - logits[..., 0])[:, None]
+            sure = F.interpolate(sure, (pieces.side,) * 2, mode="bilinear", align_corners=False)[:, 0]
+            inside = batch["segmentation"].bool()
+            areas = [placements(x[own], x[~own])[0].mean() for x, own in zip(sure, inside, strict=True)]
+            found.append(torch.stack(areas).double())
+    return found

@@ -95,7 +95,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "lowshot": Protocol(lowshot, "encoder", True, "the same on 1 and 10 % of the labels"),
     "robustness": Protocol(robustness, "encoder", True, "a linear classifier judged on spoilt pictures"),
     "layers": Protocol(layers, "encoder", True, "a linear classifier at every block"),
-    "pasted": Protocol(pasted, "encoder", False, "where in a picture is a piece of another one? (Dice)"),
+    "pasted": Protocol(pasted, "encoder", False, "where in a picture is a piece of another one? (AUROC)"),
     "retrieval": Protocol(retrieval, "features", True, "are the nearest training samples of the same class?"),
     "sequence": Protocol(
         sequence, "encoder", True, "the encoder learns classes a few at a time; how many does it forget?"
