@@ -75,12 +75,7 @@ def open_captioned(
     """
     if vocab_size < 1 or max_length < 4:
         raise UsageError("vocab_size must be positive and max_length at least 4")
-    if str(source) == NAME:
-        found, captions = long_tailed_digits()
-    else:
-        found, captions = (
-            captioned_digits(label) if str(source) == EMBEDDED else listed(Path(source).expanduser())
-        )
+    found, captions = told_of(source, label)
     wishes = Wishes(image_size, channels, max_broken, cache, workers)
     pictures = decoded(found, torch.arange(len(captions)), wishes)
     told, texts = written(pictures, captions, tokenizer, vocab_size, max_length)
@@ -92,14 +87,30 @@ def open_captioned(
         modality="captioned", inputs={"in_chans": pictures.channels, "image_size": pictures.image_size, **told},
         rows=pictures.rows[~torch.isin(pictures.rows, torch.tensor(bare, dtype=torch.long))], skipped=skipped,
     )  # fmt: skip
-    if tail and dataset.labels is not None:
-        training = torch.ones(len(dataset), dtype=torch.bool)
-        if dataset.parts is not None and "train" in dataset.part_names:
-            training = dataset.parts[dataset.rows] == dataset.part_names.index("train")
-        kept = trimmed(dataset.labels, training, len(dataset.classes or ()), tail, ceil)
-        dataset = dataset.subset(kept)
+    dataset = without_tail(dataset, tail, ceil) if tail else dataset
     dataset = dataset if split is None else part_of(dataset, split)
     return dataset if limit is None else dataset.subset(spread(len(dataset), limit))
+
+
+def told_of(source: str | Path, label: str) -> tuple[Source, list[str]]:
+    """The pictures of an embedded set or of a table, and what is said of each."""
+    if str(source) == NAME:
+        return long_tailed_digits()
+    return captioned_digits(label) if str(source) == EMBEDDED else listed(Path(source).expanduser())
+
+
+def without_tail(dataset: Dataset, tail: int, ceil: int) -> Dataset:
+    """A data set whose `tail` rarest classes keep at most `ceil` pictures for training.
+
+    Raises:
+        UsageError: it has no classes.
+    """
+    if dataset.labels is None:
+        raise UsageError(f"tail says how many rare classes are trimmed, and {dataset.name} has no classes")
+    training = torch.ones(len(dataset), dtype=torch.bool)
+    if dataset.parts is not None and "train" in dataset.part_names:
+        training = dataset.parts[dataset.rows] == dataset.part_names.index("train")
+    return dataset.subset(trimmed(dataset.labels, training, len(dataset.classes or ()), tail, ceil))
 
 
 def listed(path: Path) -> tuple[Source, list[str]]:
