@@ -41,8 +41,8 @@ from pretask.evaluation.layers import layers
 from pretask.evaluation.linear import linear
 from pretask.evaluation.mlp import mlp
 from pretask.evaluation.ood import one_class, ood
-from pretask.evaluation.places import places
 from pretask.evaluation.pasted import pasted
+from pretask.evaluation.places import places
 from pretask.evaluation.position import position
 from pretask.evaluation.projector import projector
 from pretask.evaluation.robustness import robustness
