@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from pretask import catalog
-from pretask.catalogue import taxonomy
 from pretask.cli import main
 from pretask.data import open_data
 from pretask.data.captioned import OPENINGS
@@ -150,38 +149,6 @@ class TestCost:
         ]
         assert found[0].kept < found[1].kept and found[0].seen == found[1].seen
         assert isinstance(found[0], Cost)
-
-
-class TestTaxonomy:
-    def test_distillation_without_a_slow_teacher(self):
-        found = taxonomy.select(["branch=distillation", "asymmetry!=EMA"])
-        assert [record.slug for record in found] == ["simsiam"]
-        assert {r.slug for r in taxonomy.select(["negatives=queue"])} == {"moco"}
-        assert {r.slug for r in taxonomy.select(["masking>0.55", "branch=masked"])} == {
-            "mae",
-            "simmim",
-            "hiera",
-        }
-        assert all(r.year < 2019 for r in taxonomy.select(["year<2019"]))
-
-    @pytest.mark.parametrize("condition", ["distillation", "colour=red", "loss>3"])
-    def test_what_is_no_condition(self, condition):
-        with pytest.raises(UsageError, match="no condition|only numbers"):
-            taxonomy.select([condition])
-
-    def test_every_record_is_of_a_method(self):
-        assert {record.slug for record in taxonomy.RECORDS} <= set(catalog.BY_SLUG)
-        assert len({record.slug for record in taxonomy.RECORDS}) == len(taxonomy.RECORDS)
-
-    def test_survey_of_a_part(self):
-        assert list(find_study("know-your-ssl").chosen(where=["branch=distillation", "asymmetry!=EMA"])) == [
-            "simsiam"
-        ]
-
-    def test_command(self, capsys):
-        with pytest.raises(SystemExit):
-            main(["list", "--where", "negatives=bank", "--json"])
-        assert {record["slug"] for record in json.loads(capsys.readouterr().out)} == {"instdisc", "pirl"}
 
 
 class TestTold:
