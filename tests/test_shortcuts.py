@@ -212,7 +212,7 @@ class Real(Pictures):
         return tiny.take(self.samples, rows)
 
 
-@pytest.mark.parametrize("row", [r for r in catalog.ROWS if r.modality == "image"], ids=lambda row: row.slug)
+@pytest.mark.parametrize("row", [r for r in catalog.TASKS if r.modality == "image"], ids=lambda row: row.slug)
 def test_every_method_can_be_asked(row):
     task = tiny.task(row)
     if task.question(Real(60).batch(range(8)), Step.at()) is None:

@@ -13,8 +13,8 @@ CLAIM = Claim(
         "random": Arm("mae", steps=0),
     },
     comparisons=(
-        Comparison("pasted dice", "green", "white", margin=-0.02),
-        Comparison("pasted dice", "green", "red"),
+        Comparison("pasted auroc", "green", "white", margin=-0.02),
+        Comparison("pasted auroc", "green", "red"),
         Comparison("linear", "green", "random"),
     ),
     metrics=("linear", "pasted"),

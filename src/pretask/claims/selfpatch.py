@@ -13,10 +13,10 @@ CLAIM = Claim(
         "random": Arm("selfpatch", steps=0),
     },
     comparisons=(
-        Comparison("pasted dice", "selfpatch", "crops alone"),
+        Comparison("pasted auroc", "selfpatch", "crops alone"),
         Comparison("knn", "selfpatch", "random"),
         Comparison("knn", "selfpatch", "crops alone", margin=-0.02),
-        Comparison("pasted dice", "selfpatch", "all neighbours", margin=-0.02),
+        Comparison("pasted auroc", "selfpatch", "all neighbours", margin=-0.02),
     ),
     metrics=("knn", "pasted"),
     encoder="vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4,class_token=false,global_pool=avg,fc_norm=false",
