@@ -55,7 +55,9 @@ class GeoSSL(MoCo):
 
     title = "Geo-SSL"
     centres: Tensor
-    recipe = Recipe("sgd", lr=0.03, batch_size=256, epochs=200, weight_decay=1e-4, warmup=0.0)
+    recipe = Recipe(
+        "sgd", lr=0.03, batch_size=256, epochs=200, weight_decay=1e-4, decay_vectors=True, warmup=0.0
+    )
 
     def __init__(
         self,

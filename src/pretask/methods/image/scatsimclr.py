@@ -52,8 +52,8 @@ class ScatSimCLR(TwoViews):
     title = "ScatSimCLR"
     orders: Tensor
     recipe = Recipe(
-        "adam", lr=3e-4, lr_batch=0, batch_size=64, epochs=1000, weight_decay=1e-5, betas=(0.9, 0.999), warmup=0.0,
-        schedule="constant",
+        "adam", lr=3e-4, lr_batch=0, batch_size=64, epochs=1000, weight_decay=1e-5, decay_vectors=True,
+        betas=(0.9, 0.999), warmup=0.0, schedule="constant",
     )  # fmt: skip
 
     def __init__(
