@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from pretask.encoders.attention import attend
+from pretask.encoders.image import PatchEncoder
 from pretask.encoders.positions import sincos_2d
 from pretask.errors import UsageError
 from pretask.pretexts.masks import Shuffle
@@ -128,3 +129,13 @@ def xavier_linear(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def start_as_mae(encoder: PatchEncoder) -> None:
+    """MAE's start (He et al., CVPR 2022): fixed positions, Xavier-uniform weights, class token from N(0, 0.02)."""
+    encoder.use_fixed_positions()
+    encoder.model.apply(xavier_linear)
+    kernel = encoder.model.patch_embed.proj.weight
+    nn.init.xavier_uniform_(kernel.data.view(len(kernel), -1))
+    if encoder.model.cls_token is not None:
+        nn.init.normal_(encoder.model.cls_token, std=0.02)

@@ -8,13 +8,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pretask.data.batch import require
-from pretask.encoders.decoder import HEAD_DIM, CrossBlock, layer_norm, xavier_linear
+from pretask.encoders.decoder import HEAD_DIM, CrossBlock, layer_norm, start_as_mae, xavier_linear
 from pretask.encoders.ema import follow, teacher_of
 from pretask.encoders.heads import mlp
 from pretask.encoders.image import PatchEncoder
 from pretask.encoders.positions import resized, sincos_2d
 from pretask.errors import UsageError
-from pretask.methods.image.mae import initialise
 from pretask.objectives.contrastive import in_batch_nce
 from pretask.objectives.distillation import cosine
 from pretask.pretexts.resample import crop
@@ -133,7 +132,7 @@ class CIM(PretextTask):
                 hue=0.1, grey=0.2, blur=0.5, blur_kernel=13, solarise=0.2, interpolation="bicubic",
             )  # fmt: skip
         if not encoder.pretrained:
-            initialise(encoder)
+            start_as_mae(encoder)
             nn.init.zeros_(encoder.model.patch_embed.proj.bias)
         encoder.model.patch_embed.requires_grad_(False)
         self.teacher = teacher_of(encoder)

@@ -15,10 +15,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from pretask.data.batch import require
-from pretask.encoders.decoder import HEAD_DIM, decoder_shape, layer_norm, xavier_linear
+from pretask.encoders.decoder import HEAD_DIM, decoder_shape, layer_norm, start_as_mae, xavier_linear
 from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
-from pretask.methods.image.mae import initialise
 from pretask.objectives.distributed import mean
 from pretask.objectives.gradients import clip_each
 from pretask.objectives.reconstruction import patchify, unpatchify
@@ -98,7 +97,7 @@ class DropPos(PretextTask):
         )
         self.decoder.apply(xavier_linear)
         if not encoder.pretrained:
-            initialise(encoder)
+            start_as_mae(encoder)
 
     def puzzle(self, batch: Batch, step: Step) -> Puzzle:
         image = require(batch, "image", 4)

@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretask.data.batch import require
-from pretask.encoders.decoder import TokenDecoder, xavier_linear
+from pretask.encoders.decoder import TokenDecoder, start_as_mae
 from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
 from pretask.objectives.reconstruction import patchify, standardise, unpatchify
@@ -64,7 +64,7 @@ class MAE(PretextTask):
 
     def start(self) -> None:
         """The encoder's first weights."""
-        initialise(self.encoder)
+        start_as_mae(self.encoder)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         image, order = self.hide(batch, step)
@@ -125,13 +125,3 @@ class MAE(PretextTask):
     def chance(self, batch_size: int) -> dict[str, float]:
         """Answering each normalised patch with its mean, 0, leaves its biased variance: (n-1)/n."""
         return {"reconstruction": 1 - 1 / self.num_values} if self.normalise_target else {}
-
-
-def initialise(encoder: PatchEncoder) -> None:
-    """The paper's start: fixed positions, Xavier-uniform weights, class token from N(0, 0.02)."""
-    encoder.use_fixed_positions()
-    encoder.model.apply(xavier_linear)
-    kernel = encoder.model.patch_embed.proj.weight
-    nn.init.xavier_uniform_(kernel.data.view(len(kernel), -1))
-    if encoder.model.cls_token is not None:
-        nn.init.normal_(encoder.model.cls_token, std=0.02)
