@@ -146,7 +146,6 @@ CLAIM = Claim(
     modality="video",
     reading={"frames": 3 * LENGTH, "hop": 48, "image_size": 24},
     encoder="r3d_18:layers=[1,1,1,1],width=16,frames=12",
-    steps=500,
-    batch_size=32,
-    seeds=2,
+    steps=250,
+    batch_size=16,
 )

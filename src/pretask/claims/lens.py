@@ -108,5 +108,4 @@ CLAIM = Claim(
     batch_size=32,
     labelled=2_000,
     test=1_000,
-    seeds=2,
 )

@@ -1,12 +1,12 @@
 """MAMP: how joints move is worth more than where they are (Mao et al., 2023).
 
-Five actions of CMU's motion capture in windows of two seconds, each third recording of an action held out. The
+Five actions of CMU's motion capture in windows of a second, each third recording of an action held out. The
 long recordings of signals, the further walks, and actions with too few recordings are left out.
 """
 
 from pretask.studies.claim import Arm, Claim, Comparison
 
-OPTIONS = {"decoder_depth": 1, "shortest": 32}
+OPTIONS = {"decoder_depth": 1, "shortest": 16}
 
 CLAIM = Claim(
     statement="Telling the motion of hidden joints teaches features that tell actions apart better than telling "
@@ -30,13 +30,13 @@ CLAIM = Claim(
     fallback="puppets",
     modality="pose",
     reading={
-        "window": 60,
-        "hop": 15,
+        "window": 32,
+        "hop": 16,
         "spread_to": 0.45,
         "without": "basketball_signal,directing_traffic,walking_extra,washwindow",
         "test_each": 3,
     },
-    encoder="skeleton_vit:embed_dim=64,depth=3,num_heads=4,frames=60",
-    steps=1500,
+    encoder="skeleton_vit:embed_dim=64,depth=3,num_heads=4,frames=32",
+    steps=400,
     batch_size=32,
 )

@@ -9,7 +9,7 @@ from pretask.evaluation.generation import drawable, samples
 from pretask.studies.bench import Bench
 from pretask.studies.claim import Arm, Claim, Comparison, Trained
 
-COUNT, STEPS = 800, 20
+COUNT, STEPS = 400, 20
 RATE = 1e-3
 
 
@@ -52,7 +52,8 @@ CLAIM = Claim(
     ),
     metrics=("linear", drawn),
     data="digits",
+    reading={"image_size": 16},
     encoder="unet:width=16,mults=[1,2,4]",
-    steps=250,
+    steps=400,
     batch_size=64,
 )

@@ -27,7 +27,7 @@ CLAIM = Claim(
     modality="track",
     reading={"held_out": "zara1"},
     encoder="gpt:width=64,depth=2,dropout=0.1",
-    steps=3000,
-    batch_size=128,
+    steps=500,
+    batch_size=64,
     train=20_000,
 )

@@ -128,10 +128,9 @@ CLAIM = Claim(
     modality="multimodal",
     reading={"frames": 16},
     encoder=TOWERS,
-    steps=1500,
-    batch_size=64,
+    steps=600,
+    batch_size=32,
     train=3000,
-    labelled=3000,
+    labelled=1500,
     test=500,
-    seeds=2,
 )
