@@ -286,7 +286,8 @@ class TestPage:
         block = next(name for name in result["source"] if name.startswith("pretexts/"))
         now = result["source"] | {block: "other"}
         monkeypatch.setattr(evidence, "method_sources", lambda slug: now)
-        assert evidence.freshness(result) == f"current; blocks changed since: `{block}`"
+        assert evidence.freshness(result) == f"current; blocks changed since: 1 of {len(now)}"
+        assert f"Blocks changed since: `{block}`." in evidence.section(result)
         now = result["source"] | {"methods/image/rotation.py": "other"}
         monkeypatch.setattr(evidence, "method_sources", lambda slug: now)
         assert evidence.freshness(result).startswith("**stale**")

@@ -58,23 +58,31 @@ def read_result(path: Path) -> Result:
     return result
 
 
+def changes(result: Result) -> tuple[set[str], set[str]]:
+    """The files that differ from those the evidence was made with: the claim's and its methods' own, and blocks.
+
+    A block is any of ours that these import, directly or not; many do not touch what a method computes.
+    """
+    now, then = method_sources(result["slug"]), result["source"]
+    own = {name_of(path) for path in map(path_of, method_modules(result["slug"])) if path is not None}
+    changed = {name for name in {*now, *then} if now.get(name) != then.get(name)}
+    return changed & own, changed - own
+
+
 def freshness(result: Result) -> str:
     """Whether the evidence still speaks of the code at hand: `current`, or what has changed since."""
-    slug, then = result["slug"], result["source"]
-    if slug not in list_claims():
+    if result["slug"] not in list_claims():
         return "**stale**: the claim is gone"
-    now = method_sources(slug)
-    own = {name_of(path) for path in map(path_of, method_modules(slug)) if path is not None}
-    changed = {name for name in {*now, *then} if now.get(name) != then.get(name)}
-    if changed & own:
-        return f"**stale**: changed since: {', '.join(sorted(map(short, changed & own)))}"
-    if changed:
-        return f"current; blocks changed since: {', '.join(sorted(map(short, changed)))}"
+    own, blocks = changes(result)
+    if own:
+        return f"**stale**: changed since: {listed(own)}"
+    if blocks:
+        return f"current; blocks changed since: {len(blocks)} of {len(result['source'])}"
     return "current"
 
 
-def short(name: str) -> str:
-    return f"`{name}`"
+def listed(names: set[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def describe(comparison: dict[str, Any]) -> str:
@@ -144,6 +152,8 @@ def section(result: Result) -> str:
         else ""
     )
     place = f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads"
+    blocks = changes(result)[1] if result["slug"] in list_claims() else set()
+    since = f" Blocks changed since: {listed(blocks)}." if blocks else ""
     return "\n".join([
         f"## {result['slug']}",
         "",
@@ -153,7 +163,7 @@ def section(result: Result) -> str:
         "",
         f"A value a seed. Data: {data['name']}{stands_in}{amounts}. `{result['command']}`, "
         f"{result['seconds']:.0f} s on {place}, torch {result['versions']['torch']}, revision "
-        f"`{result['revision'][:12]}{'-dirty' * result['revision'].endswith('-dirty')}`.",
+        f"`{result['revision'][:12]}{'-dirty' * result['revision'].endswith('-dirty')}`.{since}",
         "",
     ])  # fmt: skip
 
