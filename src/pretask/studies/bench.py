@@ -118,8 +118,9 @@ class Bench:
 
     @property
     def hash(self) -> str:
-        """Names the data and the claim's sizes."""
+        """Names the data and the claim's sizes; arms stay as they are where only seeds are added to them."""
         sizes = {name: value for name, value in vars(self.claim).items() if isinstance(value, (int, str))}
+        sizes = {name: value for name, value in sizes.items() if name not in ("statement", "seeds")}
         sizes |= self.claim.inputs
         named = [data_hash(replace(part, name="")) for part in (self.train, self.labelled, self.test)]
         return hashlib.sha256(json.dumps([named, sizes, torch.__version__]).encode()).hexdigest()
