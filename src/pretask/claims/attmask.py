@@ -22,5 +22,7 @@ CLAIM = Claim(
         Comparison("knn", "high", "random patches"),
         Comparison("knn", "high", "low"),
     ),
-    steps=600,
+    steps=300,
+    batch_size=32,
+    lr=5e-4,
 )

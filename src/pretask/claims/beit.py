@@ -22,5 +22,7 @@ CLAIM = Claim(
     ),
     metrics=("linear",),
     encoder=BEIT,
-    steps=600,
+    steps=300,
+    batch_size=64,
+    lr=1e-3,
 )

@@ -20,4 +20,6 @@ CLAIM = Claim(
     metrics=("linear", "pasted"),
     inputs={"patch_size": 2},
     steps=600,
+    batch_size=64,
+    lr=1e-3,
 )

@@ -54,6 +54,7 @@ CLAIM = Claim(
         Comparison("linear", "cim", "unchanged crops"),
     ),
     metrics=("linear", found),
-    steps=400,
-    batch_size=64,
+    steps=300,
+    batch_size=32,
+    lr=1e-3,
 )

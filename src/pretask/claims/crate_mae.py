@@ -58,4 +58,6 @@ CLAIM = Claim(
     metrics=("linear", layers, weights, error),
     encoder=CRATE,
     steps=600,
+    batch_size=64,
+    lr=1e-3,
 )

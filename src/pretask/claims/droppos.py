@@ -35,4 +35,6 @@ CLAIM = Claim(
     ),
     metrics=("linear", "position", placed),
     steps=600,
+    batch_size=64,
+    lr=1e-3,
 )

@@ -64,5 +64,7 @@ CLAIM = Claim(
         Comparison("linear", "features", "pixels"),
         Comparison("linear", "features", "untrained features"),
     ),
-    steps=600,
+    steps=300,
+    batch_size=64,
+    lr=1e-3,
 )

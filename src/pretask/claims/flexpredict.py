@@ -17,4 +17,6 @@ CLAIM = Claim(
     ),
     encoder="vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4,class_token=false,global_pool=avg,fc_norm=false",
     steps=600,
+    batch_size=64,
+    lr=1e-3,
 )

@@ -21,6 +21,7 @@ CLAIM = Claim(
         Comparison("linear", "gmml", "scattered"),
         Comparison("linear", "gmml", "noise only"),
     ),
-    steps=400,
-    batch_size=64,
+    steps=300,
+    batch_size=32,
+    lr=1e-3,
 )

@@ -16,4 +16,6 @@ CLAIM = Claim(
     ),
     encoder="hiera_tiny_224:embed_dim=48",
     steps=600,
+    batch_size=64,
+    lr=1e-3,
 )

@@ -16,5 +16,7 @@ CLAIM = Claim(
         Comparison("knn", "ibot", "dino"),
         Comparison("knn", "ibot", "patches alone"),
     ),
-    steps=1200,
+    steps=300,
+    batch_size=32,
+    lr=5e-4,
 )

@@ -48,6 +48,7 @@ CLAIM = Claim(
     reading={"image_size": 32},
     encoder=SMALL_VIT,
     held_out=5,
-    steps=600,
-    batch_size=64,
+    steps=300,
+    batch_size=32,
+    lr=1e-3,
 )

@@ -19,4 +19,6 @@ CLAIM = Claim(
         Comparison("linear", "mixedae", "mae", margin=-0.02),
     ),
     steps=600,
+    batch_size=64,
+    lr=1e-3,
 )

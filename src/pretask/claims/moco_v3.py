@@ -17,5 +17,7 @@ CLAIM = Claim(
         Comparison("linear", "moco-v3", "a copy that keeps up"),
     ),
     encoder=SMALL_VIT,
-    steps=500,
+    steps=300,
+    batch_size=64,
+    lr=5e-4,
 )

@@ -9,8 +9,8 @@ CLAIM = Claim(
     "class from each other one better than those of contrast, of rotation or of an untrained network.",
     arms={
         "mood": Arm("mood"),
-        "simclr": Arm("simclr"),
-        "rotation": Arm("rotation"),
+        "simclr": Arm("simclr", lr="auto"),
+        "rotation": Arm("rotation", lr="auto"),
         "random": Arm("mood", steps=0),
     },
     comparisons=(
@@ -20,5 +20,7 @@ CLAIM = Claim(
     ),
     metrics=("one-class",),
     encoder=SMALL_VIT + ",global_pool=avg,fc_norm=false",
-    steps=600,
+    steps=300,
+    batch_size=64,
+    lr=1e-3,
 )

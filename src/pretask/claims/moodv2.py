@@ -60,7 +60,7 @@ CLAIM = Claim(
     "from score to score, than contrast or labels alone do.",
     arms={
         "moodv2": Arm("moodv2"),
-        "simclr": Arm("simclr"),
+        "simclr": Arm("simclr", lr="auto"),
         "random": Arm("moodv2", steps=0),  # fine-tuned it is supervised from scratch
     },
     comparisons=(
@@ -75,4 +75,6 @@ CLAIM = Claim(
     inputs={"patch_size": 4},
     labelled=LABELLED,
     held_out=2,
+    batch_size=32,
+    lr=1e-3,
 )

@@ -34,5 +34,7 @@ CLAIM = Claim(
     ),
     metrics=("linear", placed),
     encoder="vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4,class_token=false,global_pool=avg,fc_norm=false",
-    steps=600,
+    steps=400,
+    batch_size=64,
+    lr=1e-3,
 )

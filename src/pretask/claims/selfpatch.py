@@ -20,5 +20,7 @@ CLAIM = Claim(
     ),
     metrics=("knn", "pasted"),
     encoder="vit_tiny_patch16_224:depth=4,embed_dim=128,num_heads=4,class_token=false,global_pool=avg,fc_norm=false",
-    steps=600,
+    steps=300,
+    batch_size=32,
+    lr=5e-4,
 )

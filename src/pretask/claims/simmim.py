@@ -15,5 +15,7 @@ CLAIM = Claim(
         Comparison("linear", "simmim", "random"),
         Comparison("linear", "simmim", "single patches", margin=-0.02),
     ),
-    steps=600,
+    steps=300,
+    batch_size=64,
+    lr=1e-3,
 )

@@ -119,7 +119,7 @@ class Bench:
     @property
     def hash(self) -> str:
         """Names the data and the claim's sizes; arms stay as they are where only seeds are added to them."""
-        sizes = {name: value for name, value in vars(self.claim).items() if isinstance(value, (int, str))}
+        sizes = {name: value for name, value in vars(self.claim).items() if isinstance(value, (int, float, str))}
         sizes = {name: value for name, value in sizes.items() if name not in ("statement", "seeds")}
         sizes |= self.claim.inputs
         named = [data_hash(replace(part, name="")) for part in (self.train, self.labelled, self.test)]
@@ -154,7 +154,8 @@ class Bench:
             from pretask.training.plan import make_plan
 
             batch = min(arm.batch_size or self.claim.batch_size, len(self.train))
-            plan = make_plan(task.recipe, len(self.train), batch_size=batch, max_steps=steps, lr=arm.lr)
+            lr = self.claim.lr if arm.lr is None else arm.lr
+            plan = make_plan(task.recipe, len(self.train), batch_size=batch, max_steps=steps, lr=lr)
             fit(task, self.train, plan, folder, seed=seed, resume=True)
         task.eval()
         return Trained(task.learned, task)

@@ -53,7 +53,7 @@ class Arm:
         steps: optimiser steps; None takes the claim's, 0 leaves the network as it was initialised.
         encoder: None takes the claim's; `pixels` is the picture itself.
         batch_size: None takes the claim's.
-        lr: learning rate for this batch, or the method's own.
+        lr: None takes the claim's.
     """
 
     method: str | MakeTask | None
@@ -61,7 +61,7 @@ class Arm:
     steps: int | None = None
     encoder: str | None = None
     batch_size: int | None = None
-    lr: float | Literal["auto"] = "auto"
+    lr: float | Literal["auto"] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class Claim:
         inputs: what the encoder is told beside what the data are, such as `patch_size`.
         steps: optimiser steps of each arm.
         batch_size: samples a step.
+        lr: learning rate for this batch; `auto` is the method's own, scaled as its paper says. A paper's rate is
+            that of large batches and networks and of many steps: scaled down to these it hardly moves anything.
         train: samples to pretrain on, spread evenly over the data's training split.
         labelled: samples with labels that probes learn from, spread likewise.
         test: samples that are judged.
@@ -126,6 +128,7 @@ class Claim:
     inputs: dict[str, Any] = field(default_factory=dict)
     steps: int = 300
     batch_size: int = 128
+    lr: float | Literal["auto"] = "auto"
     train: int = 10_000
     labelled: int = 5_000
     test: int = 2_000

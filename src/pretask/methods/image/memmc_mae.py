@@ -53,7 +53,7 @@ class GatedLevels(nn.Module):
         return total / len(levels) ** 0.5
 
 
-class CrossBlock(Block):
+class LevelsBlock(Block):
     """A block with attention to the encoder's levels between its own attention and its MLP."""
 
     def __init__(self, dim: int, levels: int):
@@ -113,7 +113,7 @@ class MemMCMAE(MAE):
         self.register_buffer("positions", sincos_2d(dim, encoder.grid), persistent=False)
         self.bridges = nn.ModuleList(nn.Linear(encoder.dim, dim) for _ in self.seen)
         self.embed, self.mask_token = nn.Linear(encoder.dim, dim), nn.Parameter(0.02 * torch.randn(1, 1, dim))
-        self.decoder = nn.ModuleList(CrossBlock(dim, len(self.seen)) for _ in range(depth))  # type: ignore[assignment]
+        self.decoder = nn.ModuleList(LevelsBlock(dim, len(self.seen)) for _ in range(depth))  # type: ignore[assignment]
         self.head = nn.Sequential(layer_norm(dim), nn.Linear(dim, self.num_values))
         for module in (self.bridges, self.embed, self.decoder, self.head):
             module.apply(xavier_linear)
