@@ -17,7 +17,7 @@ from pretask.evaluation.protocols import read_alike
 from pretask.studies.bench import Bench
 from pretask.studies.claim import SMALL_VIT, Arm, Claim, Comparison, Trained
 
-EPOCHS, LABELLED = 5, 2000
+EPOCHS, LABELLED = 5, 1000
 FAR = "photos"
 
 
@@ -74,7 +74,9 @@ CLAIM = Claim(
     encoder=SMALL_VIT + ",global_pool=avg,fc_norm=false",
     inputs={"patch_size": 4},
     labelled=LABELLED,
+    test=800,
     held_out=2,
+    steps=200,
     batch_size=32,
     lr=1e-3,
 )

@@ -57,7 +57,6 @@ CLAIM = Claim(
     modality="audio",
     reading={"rate": 16000, "seconds": 4.2},
     encoder=f"chromanet:{SIZE}",
-    steps=1000,
-    batch_size=64,
-    seeds=2,
+    steps=250,
+    batch_size=16,
 )
