@@ -1,5 +1,6 @@
 """What several tests need: small folders of pictures, some of them broken, and real data where they are."""
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,16 @@ def photo(number: int, size: tuple[int, int]) -> np.ndarray:
     picture = PHOTOS[number % 2]
     top, left = (int(rng.integers(edge - side + 1)) for edge, side in zip(picture.shape, size, strict=False))
     return picture[top : top + size[0], left : left + size[1]]
+
+
+def jpeg(number: int, size=(40, 50)) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(photo(number, size)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def everything(dataset: Dataset) -> dict:
+    return dataset.batch(range(len(dataset)))
 
 
 def break_some(folder: Path) -> dict[str, str]:
