@@ -7,6 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from pretask.encoders import save_encoder
 from pretask.errors import UsageError
 from pretask.pretrain import Job, judge, open_training_data, rows_of, sheet_writer, without_labels
@@ -14,7 +16,7 @@ from pretask.reports.html import write_run_report
 from pretask.run import Run
 from pretask.training import checkpoint
 from pretask.training.log import Log
-from pretask.training.rl import GRPO, check, grpo
+from pretask.training.rl import GRPO, check, grpo, identity
 
 if TYPE_CHECKING:
     from pretask.pretrain import DataSource
@@ -34,6 +36,7 @@ def reinforce(
     kl: float = 0.0,
     rewards: dict[str, Any] | None = None,
     seed: int = 0,
+    resume: bool = False,
     overwrite: bool = False,
     evaluate: bool = True,
 ) -> Run:
@@ -52,11 +55,13 @@ def reinforce(
         kl: weight of the divergence from the policy at the start.
         rewards: settings of the method's reward function, as `{"partial": 0.0}`.
         seed: of pictures, puzzles and answers.
+        resume: go on from the last checkpoint in `out`; all else must be as it was.
         overwrite: delete the run in `out` first.
         evaluate: measure the encoder, an untrained one and the raw data at the end.
 
     Raises:
         UsageError: the run's method poses no puzzles, or something asked for does not fit.
+        PretaskError: the run to be resumed had other settings or data.
     """
     plan = GRPO(steps, prompts, rollouts, lr, temperature, clip, kl)
     task: Any = Run(run).load_task()
@@ -74,11 +79,14 @@ def reinforce(
         "plan": {"batch_size": prompts, "steps": steps, "lr": lr, "recipe": plan.describe()},
     }  # fmt: skip
     job = Job(kept["task"], task, dataset, train_set, plan, config)  # type: ignore[arg-type]
-    found = Run.create(out or f"{Path(run)}-grpo", config, resume=False, overwrite=overwrite)
-    log, epoch = Log(found.folder, 0), max(len(train_set) / prompts, 1)
+    found = Run.create(out or f"{Path(run)}-grpo", config, resume, overwrite)
+    check_config(found, config)
+    kept_at = checkpoint.read(found.folder) if resume else None
+    log, epoch = Log(found.folder, kept_at[0].step if kept_at else 0), max(len(train_set) / prompts, 1)
     grpo(
         task, train_set, plan, seed=seed, reward=reward, every=max(1, min(10, steps // 50)),
         note=lambda step, row: log.row({"step": step, "epoch": step / epoch, **row}),
+        folder=found.folder, resume=resume,
     )  # fmt: skip
     log.close()
     keep(job, plan, found.folder)
@@ -88,10 +96,23 @@ def reinforce(
     return found
 
 
+def check_config(run: Run, config: dict[str, Any]) -> None:
+    """
+    Raises:
+        UsageError: a run was started with other settings.
+    """
+    now = yaml.safe_load(yaml.safe_dump(config))
+    other = [name for name in now if run.config.get(name) != now[name]]
+    if other:
+        raise UsageError(
+            f"'{run.folder}' was started with another '{other[0]}': {run.config.get(other[0])}, not {now[other[0]]}"
+        )
+
+
 def keep(job: Job, plan: GRPO, folder: Path) -> None:
     """What a run folder holds besides its measurements: the checkpoint, a contact sheet, the encoder."""
-    settings = {"task": type(job.task).__name__, "grpo": plan.describe()}
-    place = checkpoint.Place(plan.steps, 0, settings, len(job.train_set))
+    task: Any = job.task
+    place = checkpoint.Place(plan.steps, 0, identity(task, plan, job.config["seed"]), len(job.train_set))
     checkpoint.save(folder, job.task, {}, place, write=True)
     sheet_writer(job, folder)(job.task, plan.steps)
     save_encoder(job.task.learned, folder / "encoder.safetensors")  # type: ignore[arg-type]

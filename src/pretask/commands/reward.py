@@ -7,7 +7,7 @@ import typer
 
 from pretask import config
 from pretask.commands.explore import Data, Set
-from pretask.commands.learn import Overwrite
+from pretask.commands.learn import Overwrite, Resume
 from pretask.commands.output import SCORE_COLUMNS, print_table, score_rows
 
 
@@ -54,6 +54,7 @@ def reinforce(
         list[str] | None, typer.Option("--reward", help="A setting of the reward, key=value; repeatable.")
     ] = None,
     seed: int = 0,
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Go on from a run by GRPO: the policy answers puzzles and is paid by their verifier."""
@@ -61,7 +62,7 @@ def reinforce(
 
     found = api.reinforce(
         run, data, out, steps=steps, prompts=prompts, rollouts=rollouts, lr=lr, temperature=temperature,
-        clip=clip, kl=kl, rewards=config.values(reward or []), seed=seed, overwrite=overwrite,
+        clip=clip, kl=kl, rewards=config.values(reward or []), seed=seed, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     print_table("what the encoder is worth", SCORE_COLUMNS, score_rows(found.scores))
     rewards = [row["reward"] for row in found.metrics if "reward" in row]

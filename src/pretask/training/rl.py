@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from pretask.data import Dataset
 from pretask.data.loader import Order
-from pretask.errors import UsageError, need
+from pretask.errors import PretaskError, UsageError, need
 from pretask.task import Batch, Step
+from pretask.training import checkpoint
 
 if TYPE_CHECKING:
     from pretask.puzzles.puzzle import Puzzle
@@ -24,9 +27,11 @@ if TYPE_CHECKING:
 LOGGED = {
     "reward": "reward", "reward_std": "reward spread", "exact": "exact", "correct": "correct",
     "entropy": "entropy", "frac_reward_zero_std": "groups without spread", "grad_norm": "gradient norm",
-    "completions/mean_length": "length",
+    "completions/mean_length": "length", "kl": "divergence",
 }  # fmt: skip
 """What trl measures, and what it is called in metrics.csv."""
+
+LEARNER = "policy"  # the optimiser's name in a checkpoint
 
 Note = Callable[[int, dict[str, float]], None]
 
@@ -97,56 +102,129 @@ def grpo(
     reward: Callable[..., list[float]] | None = None,
     note: Note | None = None,
     every: int = 10,
+    folder: Path | None = None,
+    resume: bool = False,
 ) -> list[dict[str, float]]:
     """Train a task's policy, and with it its encoder, by rewards. In place; in one process.
 
-    The order of a puzzle is drawn anew each time a picture is met; all answers of a group are to the same.
+    The order of a puzzle is drawn anew each time a picture is met; all answers of a group are to the same. What is
+    drawn in a step depends on the seed and the step alone.
 
     Args:
-        task: poses the puzzles.
+        task: poses the puzzles; what it is now is what `plan.kl` measures the divergence from.
         dataset: the pictures.
         plan: how.
         seed: of pictures, puzzles and answers.
         reward: instead of the task's own.
         note: takes the steps done and what was measured since the last time.
         every: steps between two such times.
+        folder: a run folder; a checkpoint is written there each such time.
+        resume: go on from the checkpoint in `folder`, if there is one.
 
     Returns:
         All that was measured: a row every so many steps.
 
     Raises:
         UsageError: the data are a stream.
-        PretaskError: trl is not installed.
+        PretaskError: trl is not installed; the checkpoint is of a run with other settings.
     """
     check(dataset)
-    trl, transformers = need("trl", "rl"), need("transformers", "rl")
-    rows: list[dict[str, float]] = []
+    trl = need("trl", "rl")
+    module: Any = task
+    start = copy.deepcopy(module) if plan.kl else None
+    session = Session(
+        module, checkpoint.Place(0, 0, identity(task, plan, seed), len(dataset)), seed, folder, note
+    )
+    if resume:
+        session.take_up()
+    done = session.place.step
+    if done == plan.steps:
+        return []
+    from pretask.training.follow import Follow, refer
 
-    class Collect(transformers.TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
-            if "reward" in (logs or {}):
-                row = {ours: float(logs[theirs]) for theirs, ours in LOGGED.items() if theirs in logs}
-                rows.append({"step": state.global_step, **row})
-                if note is not None:
-                    note(state.global_step, row)
-
-    module: nn.Module = task  # type: ignore[assignment]
     home, training = next(module.parameters()).device, module.training
     module.train()
     with isolated(), tempfile.TemporaryDirectory() as scratch:
+        told = settings(plan, task.answer_length, seed, min(every, plan.steps), scratch)
         trainer = trl.GRPOTrainer(
             model=task.policy(),
             reward_funcs=reward or task.reward,
-            args=trl.GRPOConfig(**settings(plan, task.answer_length, seed, min(every, plan.steps), scratch)),
-            train_dataset=questions(task, dataset, plan, seed),
+            args=trl.GRPOConfig(**told | {"max_steps": plan.steps - done}),
+            train_dataset=questions(task, dataset, plan, seed, done),
             processing_class=task.processor(),
-            callbacks=[Collect()],
+            callbacks=[Follow(session)],
         )
-        for printing in (transformers.PrinterCallback, transformers.ProgressCallback):
-            trainer.remove_callback(printing)
+        silence(trainer)
+        if start is not None:
+            refer(trainer, start, plan.kl)
         trainer.train()
     module.to(home).train(training).zero_grad(set_to_none=True)
-    return rows
+    return session.rows
+
+
+def silence(trainer: Any) -> None:
+    """No lines on the screen: rows go to `note`."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+
+
+@dataclass
+class Session:
+    """A training by rewards, and where it stands.
+
+    Args:
+        module: the task.
+        place: what its checkpoint says besides tensors.
+        seed: of pictures, puzzles and answers.
+        folder: where checkpoints are written.
+        note: takes the steps done and what was measured since the last time.
+        memory: the optimiser's tensors that the training goes on from.
+        rows: all that was measured.
+    """
+
+    module: Any
+    place: checkpoint.Place
+    seed: int
+    folder: Path | None
+    note: Note | None
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def take_up(self) -> None:
+        """Go on from the folder's checkpoint, if there is one.
+
+        Raises:
+            PretaskError: it is of a run with other settings or data.
+        """
+        kept = checkpoint.read(self.folder) if self.folder is not None else None
+        if kept is None:
+            return
+        place, tensors = kept
+        for name, then, now in (
+            ("settings", place.settings, self.place.settings),
+            ("number of samples", place.num_samples, self.place.num_samples),
+        ):
+            if then != now:
+                raise PretaskError(
+                    f"the checkpoint in {self.folder} is of a run with other {name}: {then}, not {now}"
+                )
+        checkpoint.load_task(self.module, place, tensors)
+        self.place, self.memory = place, tensors
+
+    def measured(self, step: int, row: dict[str, float], optimiser: Any) -> None:
+        self.place.step = step
+        self.rows.append({"step": step, **row})
+        if self.note is not None:
+            self.note(step, row)
+        if self.folder is not None:
+            checkpoint.save(self.folder, self.module, {LEARNER: optimiser}, self.place, write=True)
+
+
+def identity(task: Posing, plan: GRPO, seed: int) -> dict[str, Any]:
+    """What must be the same for a run to go on as if it had not stopped."""
+    return {"task": type(task).__name__, "grpo": plan.describe(), "seed": seed}
 
 
 def check(dataset: Dataset) -> None:
@@ -159,25 +237,26 @@ def check(dataset: Dataset) -> None:
 
 
 def settings(plan: GRPO, length: int, seed: int, every: int, scratch: str) -> dict[str, Any]:
-    """A plan in trl's words."""
+    """A plan in trl's words; the divergence is `refer`'s."""
     return {
         "output_dir": scratch, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": seed,
         "log_multimodal": False, "logging_steps": every, "max_steps": plan.steps,
         "per_device_train_batch_size": plan.prompts * plan.rollouts, "num_generations": plan.rollouts,
         "max_completion_length": length, "temperature": plan.temperature, "shuffle_dataset": False,
         "learning_rate": plan.lr, "lr_scheduler_type": "constant", "max_grad_norm": 1.0,
-        "beta": plan.kl, "epsilon": plan.clip, "num_iterations": 1, "scale_rewards": "group",
+        "beta": 0.0, "epsilon": plan.clip, "num_iterations": 1, "scale_rewards": "group",
         "loss_type": "dapo", "entropy_coef": 0.0, "bf16": False, "gradient_checkpointing": False,
         "use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available(),
     }  # fmt: skip
 
 
-def questions(task: Posing, dataset: Dataset, plan: GRPO, seed: int) -> Any:
-    """The run's questions in order, as a `datasets.Dataset` that poses each when it is asked for.
+def questions(task: Posing, dataset: Dataset, plan: GRPO, seed: int, done: int = 0) -> Any:
+    """The questions of a run's steps after those done, in order, as a `datasets.Dataset` that poses each when it is
+    asked for.
 
     Question number k is a function of (seed, k), so that all answers of a group are to the same puzzle.
     """
-    numbers = {"item": list(range(plan.steps * plan.prompts))}
+    numbers = {"item": list(range(done * plan.prompts, plan.steps * plan.prompts))}
     return need("datasets", "rl").Dataset.from_dict(numbers).with_transform(Pose(task, dataset, plan, seed))
 
 
