@@ -44,5 +44,5 @@ CLAIM = Claim(
     ),
     metrics=("knn", "linear", colours),
     encoder=SMALL_RESNET,
-    steps=1200,
+    steps=600,
 )

@@ -17,5 +17,5 @@ CLAIM = Claim(
         Comparison("linear", "implicit", "random"),
     ),
     encoder=SMALL_RESNET,
-    steps=800,
+    steps=500,
 )

@@ -36,5 +36,5 @@ CLAIM = Claim(
     ),
     metrics=("knn", "linear", invariance),
     encoder=SMALL_RESNET,
-    steps=1200,
+    steps=600,
 )
