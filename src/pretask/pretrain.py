@@ -11,6 +11,7 @@ import torch
 
 from pretask import catalog, modalities
 from pretask.data import Dataset, open_data
+from pretask.data.dataset import spread
 from pretask.encoders import Encoder, build_encoder, load_encoder
 from pretask.errors import UsageError
 from pretask.evaluation.features import extract
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     DataSource = str | Path | Dataset | np.ndarray | torch.Tensor | torch.utils.data.Dataset
 
 SHEET_ROWS = 8  # samples on a contact sheet
+LEARNED_FROM, JUDGED = 20_000, 5_000  # samples at most of the measurement that ends a training
 
 
 def rows_of(slugs: str) -> list[catalog.Row]:
@@ -238,7 +240,8 @@ def train(
         loggers: `tensorboard`; metrics.csv is always written.
         resume: continue the run in `out`, with the settings it was started with.
         overwrite: delete the run in `out` first.
-        evaluate: measure the encoder, an untrained one and the raw data at the end.
+        evaluate: measure the encoder, an untrained one and the raw data at the end, by at most 20,000 samples with
+            labels and 5,000 that are judged; `pretask evaluate` takes all.
 
     Raises:
         UsageError: something asked for does not exist or does not fit.
@@ -324,7 +327,8 @@ def judge(job: Job, run: Run) -> None:
     if job.dataset.stream:
         return
     encoder = run.load_encoder()
-    train_set, test_set = test_part(job.dataset, job.config["seed"])
+    parts = test_part(job.dataset, job.config["seed"])
+    train_set, test_set = (few(part, most) for part, most in zip(parts, (LEARNED_FROM, JUDGED), strict=True))
     for arm, model in arms(encoder, job.config["seed"]).items():
         scores = measure(model, train_set, test_set, seed=job.config["seed"])
         run.add_scores([{**score.to_dict(), "arm": arm, "data": job.dataset.name} for score in scores])
@@ -332,6 +336,13 @@ def judge(job: Job, run: Run) -> None:
     features, labels = extract(encoder, shown)
     images, words = small(shown)
     write_features(run.folder, features, labels, images, shown.classes, words)
+
+
+def few(dataset: Dataset, most: int) -> Dataset:
+    """At most so many samples, spread evenly; a graph is whole or nothing."""
+    return (
+        dataset if dataset.connected or len(dataset) <= most else dataset.subset(spread(len(dataset), most))
+    )
 
 
 def arms(encoder: Encoder, seed: int) -> dict[str, Encoder]:
