@@ -16,5 +16,5 @@ CLAIM = Claim(
     ),
     metrics=("knn", "linear"),
     encoder=SMALL_RESNET,
-    steps=600,
+    steps=400,
 )

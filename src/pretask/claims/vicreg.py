@@ -16,5 +16,5 @@ CLAIM = Claim(
     ),
     metrics=("linear", "collapse"),
     encoder=SMALL_RESNET,
-    steps=600,
+    steps=400,
 )
