@@ -17,4 +17,5 @@ CLAIM = Claim(
     metrics=("knn", "linear"),
     encoder=SMALL_RESNET,
     steps=400,
+    seeds=5,
 )

@@ -31,4 +31,5 @@ CLAIM = Claim(
     metrics=("linear", "collapse"),
     encoder=SMALL_RESNET,
     steps=400,
+    seeds=5,
 )
