@@ -107,7 +107,7 @@ class Claim:
         steps: optimiser steps of each arm.
         batch_size: samples a step.
         lr: learning rate for this batch; `auto` is the method's own, scaled as its paper says. A paper's rate is
-            that of large batches and networks and of many steps: scaled down to these it hardly moves anything.
+            that of large batches and networks and of many steps, and may be too small scaled down to these.
         train: samples to pretrain on, spread evenly over the data's training split.
         labelled: samples with labels that probes learn from, spread likewise.
         test: samples that are judged.
