@@ -81,19 +81,25 @@ def reinforce(
     job = Job(kept["task"], task, dataset, train_set, plan, config)  # type: ignore[arg-type]
     found = Run.create(out or f"{Path(run)}-grpo", config, resume, overwrite)
     check_config(found, config)
-    kept_at = checkpoint.read(found.folder) if resume else None
-    log, epoch = Log(found.folder, kept_at[0].step if kept_at else 0), max(len(train_set) / prompts, 1)
-    grpo(
-        task, train_set, plan, seed=seed, reward=reward, every=max(1, min(10, steps // 50)),
-        note=lambda step, row: log.row({"step": step, "epoch": step / epoch, **row}),
-        folder=found.folder, resume=resume,
-    )  # fmt: skip
-    log.close()
+    learn(job, plan, found.folder, reward, resume)
     keep(job, plan, found.folder)
     if evaluate:
         judge(job, found)
         write_run_report(found.folder)
     return found
+
+
+def learn(job: Job, plan: GRPO, folder: Path, reward: Any, resume: bool) -> None:
+    """GRPO, with its rows in metrics.csv and its checkpoints in the run folder."""
+    kept = checkpoint.read(folder) if resume else None
+    log, epoch = Log(folder, kept[0].step if kept else 0), max(len(job.train_set) / plan.prompts, 1)
+    task: Any = job.task
+    grpo(
+        task, job.train_set, plan, seed=job.config["seed"], reward=reward,
+        every=max(1, min(10, plan.steps // 50)),
+        note=lambda step, row: log.row({"step": step, "epoch": step / epoch, **row}), folder=folder, resume=resume,
+    )  # fmt: skip
+    log.close()
 
 
 def check_config(run: Run, config: dict[str, Any]) -> None:

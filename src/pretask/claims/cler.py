@@ -89,5 +89,5 @@ CLAIM = Claim(
     encoder="resnet10t:stem_width=16,channels=[16,32,64,128]",
     batch_size=10,
     labelled=2_000,
-    seeds=5,
+    seeds=3,
 )

@@ -106,10 +106,10 @@ CLAIM = Claim(
     statement="Sorting what was said teaches features of order that matching videos with texts does not, nor "
     "rebuilding what is hidden of them; it lives on what the encoder knows of time.",
     arms={
-        "tvts": Arm("tvts", lr=RATE),
-        "align alone": Arm("tvts", {"sort_weight": 0.0}, lr=RATE),
-        "masked reconstruction": Arm(MaskedVideo, lr=RATE),
-        "no times": Arm(without_times, lr=RATE),
+        "tvts": Arm("tvts"),
+        "align alone": Arm("tvts", {"sort_weight": 0.0}),
+        "masked reconstruction": Arm(MaskedVideo),
+        "no times": Arm(without_times),
         "random": Arm("tvts", steps=0),
         "raw": Arm(None, encoder="raw"),
     },
@@ -130,6 +130,7 @@ CLAIM = Claim(
     encoder=TOWERS,
     steps=600,
     batch_size=32,
+    lr=RATE,
     train=3000,
     labelled=1500,
     test=500,

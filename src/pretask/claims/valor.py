@@ -14,7 +14,7 @@ RATE = 5e-4  # for fresh weights; the paper starts from published ones
 
 
 def arm(tasks: str) -> Arm:
-    return Arm("valor", {"tasks": tasks}, lr=RATE)
+    return Arm("valor", {"tasks": tasks})
 
 
 CLAIM = Claim(
@@ -25,7 +25,8 @@ CLAIM = Claim(
         "both alone": arm("contra%tva_caption%tva"),
         "each alone": arm("contra%tv%ta_caption%tv%ta"),
         "contrast only": arm("contra%tva%tv%ta"),
-        "coarse": Arm("valor", encoder=f"valor:{SIZE},compare=coarse", lr=RATE),
+        "captions only": arm("caption%tva%tv%ta"),
+        "coarse": Arm("valor", encoder=f"valor:{SIZE},compare=coarse"),
         "random": Arm("valor", steps=0),
     },
     comparisons=(
@@ -45,6 +46,7 @@ CLAIM = Claim(
     encoder=f"valor:{SIZE}",
     steps=400,
     batch_size=16,
+    lr=RATE,
     train=2000,
     test=400,
 )
