@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pretask
 from pretask import catalog
@@ -73,7 +74,18 @@ def digest_of(path: Path, changed: int) -> str:
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             body = [part for part in node.body if not is_text(part)]
             node.body = body or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
+    return hashlib.sha256(spelled(tree).encode()).hexdigest()[:16]
+
+
+def spelled(part: Any) -> str:
+    """A syntax tree in one way for every version of Python, which `ast.dump` and `ast.unparse` are not: what is
+    empty is left out, because later versions know of more that can be."""
+    if isinstance(part, ast.AST):
+        fields = [(name, value) for name, value in ast.iter_fields(part) if value is not None and value != []]
+        return f"{type(part).__name__}({', '.join(f'{name}={spelled(value)}' for name, value in fields)})"
+    if isinstance(part, list):
+        return f"[{', '.join(map(spelled, part))}]"
+    return repr(part)
 
 
 def is_text(node: ast.stmt) -> bool:
