@@ -97,7 +97,7 @@ def reference_loss(task: MAE, image: torch.Tensor, hidden: torch.Tensor) -> torc
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-@pytest.mark.parametrize("mask", ["random", "block", "grid"])
+@pytest.mark.parametrize("mask", ["random", "block", "grid", "attention"])
 def test_loss_and_gradients_are_the_papers(normalise, mask):
     task = MAE(encoder(), mask=mask, normalise_target=normalise)
     step = Step.at(3)
@@ -113,6 +113,21 @@ def test_loss_and_gradients_are_the_papers(normalise, mask):
     for name, p in task.named_parameters():
         if p.requires_grad:
             torch.testing.assert_close(ours[name], p.grad, atol=2e-5, rtol=1e-3)
+
+
+def test_attention_hides_what_the_class_token_attends_to():
+    task, seen = MAE(encoder(), mask="attention"), []
+    image, order = task.hide(batch(), Step.at(0))
+    assert not order.hidden.requires_grad and order.hidden.shape == (4, 12)
+    last = task.encoder.model.blocks[-1].attn
+    last.fused_attn = False  # timm's own softmax, made where it can be seen
+    last.attn_drop.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    task.encoder(image)
+    attention = seen[0][:, :, 0, 1:].mean(1)
+    most, rest = attention.gather(1, order.hidden), attention.gather(1, order.visible)
+    assert (most.amin(1) > rest.amax(1)).all()
+    with pytest.raises(UsageError, match="class token"):
+        MAE(encoder(name=SMALL + ",class_token=False,global_pool=avg"), mask="attention").hide(batch(), Step.at(0))
 
 
 def test_hidden_pixels_never_reach_the_encoder():

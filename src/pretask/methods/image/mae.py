@@ -8,11 +8,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pretask.data.batch import require
+from pretask.encoders.attention import class_attention
 from pretask.encoders.decoder import TokenDecoder, start_as_mae
 from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
 from pretask.objectives.reconstruction import patchify, standardise, unpatchify
-from pretask.pretexts.masks import MASKS, Shuffle, shuffle, take
+from pretask.pretexts.masks import MASKS, Shuffle, random_mask, shuffle, take
 from pretask.pretexts.views import apply_view, draw_view, mae_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
@@ -26,7 +27,8 @@ class MAE(PretextTask):
             sine-cosine positions, Xavier-uniform weights.
         mask_ratio: share of the patches that is hidden.
         mask: which are hidden: `random`, `block` (BEiT's blocks), `grid` (all but an even lattice), or
-            clusters as `green`, `red`, `blue` or `purple` noise has them (ColorMAE).
+            clusters as `green`, `red`, `blue` or `purple` noise has them (ColorMAE); or `attention`: those that
+            the encoder's own class token attends to most (AttMask asks a teacher's), for one more pass.
         normalise_target: ask for patches without their own mean and contrast.
         decoder_dim: width of the decoder; none takes 512 from a ViT-B on and half the encoder's below.
         decoder_depth: blocks of the decoder; none takes 8 from a ViT-B on and 2 below.
@@ -42,7 +44,7 @@ class MAE(PretextTask):
         self,
         encoder: PatchEncoder,
         mask_ratio: float = 0.75,
-        mask: Literal["random", "block", "grid", "green", "red", "blue", "purple"] = "random",
+        mask: Literal["random", "block", "grid", "green", "red", "blue", "purple", "attention"] = "random",
         normalise_target: bool = True,
         decoder_dim: int | None = None,
         decoder_depth: int | None = None,
@@ -76,12 +78,17 @@ class MAE(PretextTask):
     def hide(self, batch: Batch, step: Step) -> tuple[Float[Tensor, "batch chans h w"], Shuffle]:
         """Augmented pictures, and which of their patches are visible and hidden."""
         image = require(batch, "image", 4)
-        view = draw_view(self.view, len(image), step.generator, batch.get("size"))
-        hidden = self.draw_mask(len(image), step)
-        return apply_view(self.view, image, view), shuffle(hidden.to(image.device), self.num_hidden)
+        drawn = draw_view(self.view, len(image), step.generator, batch.get("size"))
+        view = apply_view(self.view, image, drawn)
+        hidden = self.attended(view) if self.mask == "attention" else self.draw_mask(len(image), step)
+        return view, shuffle(hidden.to(image.device), self.num_hidden)
 
     def draw_mask(self, batch: int, step: Step) -> Bool[Tensor, "batch patches"]:
         return MASKS[self.mask](self.encoder.grid, self.num_hidden, batch, step.generator)
+
+    @torch.no_grad()
+    def attended(self, image: Float[Tensor, "batch chans h w"]) -> Bool[Tensor, "batch patches"]:
+        return random_mask(class_attention(self.encoder, image)[1].mean(1), self.num_hidden)
 
     def rebuild(self, image: Tensor, order: Shuffle) -> Float[Tensor, "batch hidden values"]:
         features = self.encoder(image, visible=order.visible)
