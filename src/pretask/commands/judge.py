@@ -58,6 +58,7 @@ def claim(
     slug: Annotated[str | None, typer.Argument(help="A claim, or all.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only show that it runs: no verdict.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Repetitions; default the claim's own.")] = None,
+    processes: Annotated[int, typer.Option(help="Arms measured at a time; they share a GPU.")] = 1,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of evidence.")] = Path("evidence"),
     table: Annotated[bool, typer.Option("--table", help="Write docs/evidence.md from the evidence.")] = False,
     as_json: Json = False,
@@ -74,6 +75,12 @@ def claim(
     if slug is None:
         raise UsageError(f"which claim? There is: all, {', '.join(list_claims())}")
     slugs = list_claims() if slug == "all" else [slug]
+    if processes != 1:
+        from pretask.studies.parallel import measure_arms
+
+        if quick:
+            raise UsageError("--quick needs no --processes: it takes seconds a claim")
+        measure_arms(slugs, processes, seeds)
     results = [run_claim(name, quick=quick, seeds=seeds, out=out) for name in slugs]
     if as_json:
         print_json(results)

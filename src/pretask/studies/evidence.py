@@ -24,7 +24,8 @@ Every method carries a claim: its paper's central statement as an experiment siz
 cores. Seconds are what a run took, mostly with one thread beside other work; on a GPU, which many arms shared,
 training was in bfloat16, as it is there by default.
 This page is written by `pretask claim --table` from the results in `evidence/`; `pretask claim SLUG` runs one
-again and `pretask claim SLUG --quick` only shows that it runs. A claim that does not hold at this scale says
+again (`all`: every one; `--processes N`: so many arms at a time) and `pretask claim SLUG --quick` only shows that it
+runs. A claim that does not hold at this scale says
 nothing about the paper's own scale, and is printed all the same.
 
 {rule}

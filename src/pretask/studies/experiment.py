@@ -63,7 +63,7 @@ def run_claim(
     if quick:
         claim = smaller(claim)
     count = claim.seeds if seeds is None else seeds
-    bench = Bench.of(claim, console.print) if isinstance(claim, Claim) else Desk(claim)
+    bench = bench_of(claim, console)
     if quick:
         token = IS_QUICK.set(True)
         try:
@@ -92,6 +92,10 @@ def run_claim(
     return result
 
 
+def bench_of(claim: Claim | Theory, console: Console) -> Bench | Desk:
+    return Bench.of(claim, console.print) if isinstance(claim, Claim) else Desk(claim)
+
+
 def smaller(claim: Claim | Theory) -> Claim | Theory:
     """The same experiment, just large enough to run through."""
     if isinstance(claim, Theory):
@@ -105,25 +109,35 @@ def smaller(claim: Claim | Theory) -> Claim | Theory:
 
 def run_trials(slug: str, bench: Bench | Desk, seeds: int, work: Path, console: Console) -> Trials:
     """Every arm with every seed; seed by seed, so that a run cut short has whole comparisons."""
-    folder = work / slug / bench.hash[:12]
-    folder.mkdir(parents=True, exist_ok=True)
-    keys = {name: arm_hash(slug, name, arm) for name, arm in bench.claim.arms.items()}
-    trials: dict[str, list[Trial]] = {name: [] for name in keys}
+    folder = folder_of(slug, bench, work)
+    trials: dict[str, list[Trial]] = {name: [] for name in bench.claim.arms}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(slug, total=seeds * len(bench.claim.arms))
+        bar = progress.add_task(slug, total=seeds * len(trials))
         for seed in range(seeds):
-            for name, arm in bench.claim.arms.items():
+            for name, found in trials.items():
                 progress.update(bar, description=f"{slug}: {name}, seed {seed}")
-                stem = folder / f"{re.sub('[^a-z0-9]+', '-', name)}-{keys[name]}-seed{seed}"
-                kept = stem.with_name(stem.name + ".safetensors")
-                if not kept.is_file():
-                    run_trial(bench, arm, seed, stem).save(kept)
-                    shutil.rmtree(stem, ignore_errors=True)  # the run folder with its checkpoints
-                trials[name].append(Trial.load(kept))
+                found.append(measured(slug, bench, name, seed, folder))
                 progress.advance(bar)
-                progress.console.print(line(slug, name, seed, trials[name][-1]), highlight=False)
+                progress.console.print(line(slug, name, seed, found[-1]), highlight=False)
     return trials
+
+
+def folder_of(slug: str, bench: Bench | Desk, work: Path) -> Path:
+    """Where the finished arms of a claim are kept."""
+    return work / slug / bench.hash[:12]
+
+
+def measured(slug: str, bench: Bench | Desk, name: str, seed: int, folder: Path) -> Trial:
+    """An arm with a seed: as it was kept, or else run now."""
+    arm = bench.claim.arms[name]
+    stem = folder / f"{re.sub('[^a-z0-9]+', '-', name)}-{arm_hash(slug, name, arm)}-seed{seed}"
+    kept = stem.with_name(stem.name + ".safetensors")
+    if not kept.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        run_trial(bench, arm, seed, stem).save(kept)
+        shutil.rmtree(stem, ignore_errors=True)  # the run folder with its checkpoints
+    return Trial.load(kept)
 
 
 def arm_hash(slug: str, name: str, arm: Any) -> str:
