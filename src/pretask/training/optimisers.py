@@ -127,7 +127,10 @@ def make_optimiser(
     fused = all(p.is_floating_point() and type(p.data) is Tensor for part in parts for p in part["params"])
     if recipe.optimizer in ("adamw", "adam"):
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        return kind(parts, lr=schedule.peak, betas=recipe.betas, amsgrad=recipe.amsgrad, fused=fused or None)
+        return kind(
+            parts, lr=schedule.peak, betas=recipe.betas, eps=recipe.eps, amsgrad=recipe.amsgrad,
+            fused=fused or None,
+        )  # fmt: skip
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parts, lr=schedule.peak, momentum=recipe.momentum, fused=fused or None)
     if recipe.optimizer == "lars":

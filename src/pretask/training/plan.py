@@ -42,19 +42,23 @@ class Schedule:
     def shape(self, index: int) -> float:
         """The rate at a step as a share of its peak.
 
-        Linear in the first w = round(warmup x steps) steps, (i + 1) / (w + 1), so that none is without
-        effect; then constant, or f + (1 - f) s with f = `final_lr`, where s falls from 1 to 0 over the rest
-        of the steps: (1 + cos(pi x)) / 2 or, linearly, 1 - x, with x = (i - w) / (steps - w).
+        Linear in the first w = round(warmup x steps) steps, a + (1 - a) i / w with a = `warmup_from`, as in
+        MAE's code (DINO's reaches the peak a step earlier); then constant; or a tenth, a hundredth, ... from
+        step round(drop x steps) of each of `drops` on; or f + (1 - f) s with f = `final_lr`, where s falls
+        from 1 to 0 over the rest of the steps: (1 + cos(pi x)) / 2 or, linearly, 1 - x, with
+        x = (i - w) / (steps - w).
         """
-        i = index - self.start
-        warm = round(self.recipe.warmup * self.steps)
+        i, recipe = index - self.start, self.recipe
+        warm = round(recipe.warmup * self.steps)
         if i < warm:
-            return (i + 1) / (warm + 1)
-        if self.recipe.schedule == "constant":
+            return recipe.warmup_from + (1 - recipe.warmup_from) * i / warm
+        if recipe.schedule == "constant":
             return 1.0
+        if recipe.schedule == "steps":
+            return 0.1 ** sum(i >= round(drop * self.steps) for drop in recipe.drops)
         share = (i - warm) / max(self.steps - warm, 1)
-        left = 1 - share if self.recipe.schedule == "linear" else (1 + cos(pi * share)) / 2
-        return self.recipe.final_lr + (1 - self.recipe.final_lr) * left
+        left = 1 - share if recipe.schedule == "linear" else (1 + cos(pi * share)) / 2
+        return recipe.final_lr + (1 - recipe.final_lr) * left
 
     def weight_decay(self, index: int) -> float:
         """Constant, or a cosine from `weight_decay` to `weight_decay_end` over all steps."""
@@ -108,7 +112,7 @@ class Plan:
         """Everything decided, as plain data."""
         own = asdict(self.recipe)
         own["betas"], own["groups"] = list(self.recipe.betas), [list(group) for group in self.recipe.groups]
-        own["undecayed"], own["held"] = list(self.recipe.undecayed), list(self.recipe.held)
+        own |= {name: list(getattr(self.recipe, name)) for name in ("undecayed", "held", "drops")}
         return {
             "batch_size": self.batch_size, "steps": self.steps, "epochs": round(self.epochs, 4),
             "steps_per_epoch": self.steps_per_epoch, "lr": self.lr, "recipe": own,
