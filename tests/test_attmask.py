@@ -130,8 +130,30 @@ def test_the_teacher_looks_at_whole_crops_and_gets_no_gradient():
 
 
 def test_hiding_as_an_augmentation_alone():
-    losses = make(patch_weight=0.0).loss(batch(), Step.at())
-    assert set(losses) == {"cls", "patch"}
+    """Without a weight on patches what is learned is the loss between crops, of which the student's are masked."""
+    task = make(patch_weight=0.0, mask_probability=1.0, drop_path=0.0)
+    learning = [p for p in task.parameters() if p.requires_grad]
+    losses, again = task.loss(batch(), Step.at()), task.loss(batch(), Step.at())
+    total = task.total(losses)
+    assert losses["patch"] > 1 and torch.equal(total, again["cls"])
+    ours = torch.autograd.grad(total, learning)
+    for a, b in zip(ours, torch.autograd.grad(again["cls"], learning), strict=True):
+        torch.testing.assert_close(a, b)
+    place = next(i for i, p in enumerate(learning) if p is task.mask_token)
+    assert ours[place].any(), "hidden patches count in the loss between crops"
+    both = make(mask_probability=1.0, drop_path=0.0)
+    losses = both.loss(batch(), Step.at())
+    assert both.total(losses).item() == pytest.approx((total + losses["patch"]).item(), rel=1e-6)
+
+
+def test_the_temperature_climbs_for_30_of_100_epochs_or_as_long_as_it_is_told():
+    assert AttMask(encoder()).recipe.epochs == 100
+    task = make()
+    at = [task.sharpness(Step.at(epoch, 100)) for epoch in range(100)]
+    assert at == pytest.approx([0.04 + 0.03 * epoch / 29 for epoch in range(30)] + [0.07] * 70)
+    task = make(temperature_epochs=5)
+    told = [task.sharpness(Step.at(epoch, 10)) for epoch in range(10)]
+    assert told == pytest.approx([0.04 + 0.03 * epoch / 4 for epoch in range(5)] + [0.07] * 5)
 
 
 def test_the_last_rate_is_the_official_one():

@@ -34,7 +34,6 @@ their gradient is zero in the very first step."""
 WITHOUT_DRAWS = {
     "predict-part": "pictures are looked at whole, and the same part of each is hidden",
     "refined-part": "pictures are looked at whole, and the same part of each is hidden",
-    "ppt": "every window is asked for whole, and turned by all right angles",
     "ssdl": "the same pictures have the same codes",
 }
 """By slug: why a method draws nothing at random."""

@@ -11,7 +11,7 @@ import tiny
 from pretask import open_data
 from pretask.data.concepts import concept_counts, singular, words
 from pretask.data.tailed import NAMES, trimmed
-from pretask.encoders.towers import SHARED
+from pretask.encoders.towers import SHARED, build
 from pretask.errors import UsageError
 from pretask.evaluation.imbalance import (
     by_class,
@@ -23,9 +23,11 @@ from pretask.evaluation.imbalance import (
     spearman,
 )
 from pretask.methods.image.sampled_dino import SampledDINO
-from pretask.methods.multimodal.clip_imbalance import ClipImbalance, named
+from pretask.methods.multimodal.clip_imbalance import ClipImbalance
 from pretask.objectives.vocabulary import CosineHead, class_weights, draw_vocabulary
 from pretask.task import Step
+from pretask.training.optimisers import groups
+from pretask.training.plan import Plan
 
 DIGITS = "zero,one,two,three,four,five,six,seven,eight,nine"
 
@@ -125,9 +127,19 @@ def test_a_head_of_text_is_what_the_encoder_says_and_stays_that():
     task = make(head="text", names=DIGITS)
     task.total(task.loss(tiny.captioned(8), Step.at())).backward()
     assert task.classifier.weight.grad is None and task.classifier.log_scale.grad is not None
-    torch.testing.assert_close(task.classifier.weight.data, named(task.encoder.eval(), DIGITS.split(",")))
-    alone = named(task.encoder, ["three"])
-    torch.testing.assert_close(task.classifier.weight.data[3:4], alone, atol=1e-4, rtol=1e-3)
+    encoder = task.encoder.eval()
+    tower, head = encoder.tower("text"), encoder.model["heads"]["text"]
+    for row, name in enumerate(DIGITS.split(",")):  # each name by itself, so that nothing is padded
+        ids, lengths, _ = tower.tokenizer.encode([f"a {name}"], tower.max_length)
+        tokens = torch.as_tensor(ids).view(1, -1)
+        assert tokens.shape[1] == int(lengths[0]) and tower.tokenizer.decode(tokens[0]).strip() == f"a {name}"
+        with torch.no_grad():
+            first = tower(tokens, torch.ones_like(tokens, dtype=torch.bool)).prefix[0, 0]
+        expected = head.weight.double() @ first.double()
+        found = task.classifier.weight[row].detach().double()
+        torch.testing.assert_close(found, expected.detach(), atol=1e-4, rtol=1e-3)
+    rows = task.classifier.weight.detach()
+    assert (rows[:, None] - rows).norm(dim=2)[~torch.eye(10, dtype=torch.bool)].min() > 1e-3
     with pytest.raises(UsageError, match="names of all 10"):
         make(head="text", names="zero,one")
     assert len(make(names=DIGITS + ",ten").classifier.weight) == 11, (
@@ -152,6 +164,23 @@ def test_defaults_are_the_papers():
         90,
     )
     assert task.view.flip == 0 and task.view.jitter == 0
+    recipe = task.recipe
+    assert (recipe.weight_decay, recipe.decay_vectors, recipe.momentum, recipe.warmup) == (1e-4, True, 0.9, 0)
+    assert (recipe.schedule, recipe.final_lr) == ("cosine", 0.0)
+    parts = groups(task.named_parameters(), Plan(recipe, 256, 10, 10).schedule(recipe), task.encoder)
+    assert all(part["decays"] for part in parts), "the scale of the logits, too"
+
+
+def test_untrained_towers_see_pictures_as_clip_does():
+    tower = tiny.OWN_ENCODERS["captioned"]().tower("image")
+    image = torch.rand(1, 3, 4, 4, generator=seeded())
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    expected = torch.stack([(image[0, c] - mean[c]) / std[c] for c in range(3)])
+    torch.testing.assert_close(tower.normalise(image)[0], expected)
+    own = build(
+        "image=colour_net:width=0.1;text=distilbert:dim=32,n_layers=1,n_heads=2", **tiny.album().inputs
+    )
+    assert own.tower("image").mean.tolist() == [[[0.0]]] * 3, "a network with numbers of its own keeps them"
 
 
 def test_confusion_and_correlations():

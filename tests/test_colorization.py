@@ -177,6 +177,47 @@ def test_the_papers_network_has_its_shape():
     assert net.forward_features(torch.rand(1, 3, 176, 176)).shape == (1, 512, 22, 22)
 
 
+def test_behind_the_papers_network_stands_its_conv8():
+    """ConvTranspose 4/2/1, conv 3/1/1, conv 3/1/1 with ReLU, then 1x1; biases, and no normalisation."""
+    net = encoder("colour_net:width=0.125", image_size=176)
+    head = DenseHead(net, 261, 4, 32)
+    kinds = [type(layer).__name__ for layer in head.blocks]
+    assert kinds == ["ConvTranspose2d", "ReLU", "Conv2d", "ReLU", "Conv2d", "ReLU"]
+    convs = [layer for layer in head.modules() if hasattr(layer, "kernel_size")]
+    assert [(c.in_channels, c.out_channels) for c in convs] == [(64, 32), (32, 32), (32, 32), (32, 261)]
+    assert [(c.kernel_size[0], c.stride[0], c.padding[0]) for c in convs] == [
+        (4, 2, 1), (3, 1, 1), (3, 1, 1), (1, 1, 0),
+    ]  # fmt: skip
+    assert all(c.bias is not None for c in convs)
+    maps = torch.randn(1, 64, 3, 3, generator=torch.Generator().manual_seed(0))
+    x = maps.double()
+    for c in convs:
+        weight, bias = c.weight.detach().double(), c.bias.detach().double()
+        if c.stride[0] == 2:  # each input pixel paints 4 x 4 output pixels, from 2 i - 1 on
+            painted = torch.zeros(1, 32, 8, 8, dtype=torch.float64)
+            for row, column in np.ndindex(3, 3):
+                stamp = torch.einsum("c,cokl->okl", x[0, :, row, column], weight)
+                painted[0, :, 2 * row : 2 * row + 4, 2 * column : 2 * column + 4] += stamp
+            x = painted[:, :, 1:7, 1:7] + bias.view(-1, 1, 1)
+        else:
+            x = torch.nn.functional.conv2d(x, weight, bias, padding=c.padding)
+        x = x if c.kernel_size[0] == 1 else x.clamp(min=0)
+    from pretask.encoders.features import Features
+
+    tokens = maps.flatten(2).transpose(1, 2)
+    found = head(Features(tokens[:, 0], tokens, tokens[:, :0], (3, 3)), (6, 6))
+    torch.testing.assert_close(found.double(), x, atol=1e-4, rtol=1e-4)
+    wide = Colorization(encoder("colour_net", image_size=32))
+    assert wide.head.blocks[0].weight.shape == (512, 256, 4, 4)
+
+
+def test_the_schedule_is_the_solvers():
+    recipe = Colorization.recipe
+    assert [500_000 * drop for drop in recipe.drops] == [225_000, 450_000] and recipe.schedule == "steps"
+    assert (recipe.lr, recipe.lr_batch, recipe.weight_decay, recipe.betas) == (3e-5, 40, 1e-3, (0.9, 0.99))
+    assert recipe.decay_vectors and recipe.epochs == round(500_000 * 40 / 1_281_167)
+
+
 @pytest.mark.parametrize(
     ("name", "image_size", "stride", "expected"),
     [
@@ -202,7 +243,7 @@ def test_dense_head_keeps_places():
     net = encoder("resnet10t", image_size=96)
     assert grid_of(net) == (3, 3) and net.training
     head = DenseHead(encoder(TINY_VIT, image_size=96), 2, width=8).eval()
-    dim = head.blocks[0][0].in_channels
+    dim = head.blocks[0].in_channels
     from pretask.encoders.features import Features
 
     tokens = torch.zeros(1, 144, dim)

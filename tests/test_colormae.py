@@ -11,6 +11,8 @@ from pretask.methods.image.colormae import ColorMAE
 from pretask.pretexts import noise
 from pretask.pretexts.masks import hide_coloured, shuffle
 from pretask.task import Step
+from pretask.training.optimisers import groups
+from pretask.training.plan import Schedule
 
 TINY = "vit_tiny_patch16_224:depth=1,embed_dim=32,num_heads=2"
 
@@ -111,11 +113,50 @@ def test_all_places_are_visible_alike_often(colour):
 def test_red_hides_larger_pieces_than_green_and_green_than_blue():
     from scipy.ndimage import label
 
-    def pieces(colour: str) -> float:
-        hidden = hide_coloured((14, 14), 147, 64, generator(), colour)
-        return sum(label(~mask.view(14, 14).numpy())[1] for mask in hidden) / 64
+    found = {}
+    for colour in ("red", "green", "blue"):
+        visible = ~hide_coloured((14, 14), 147, 64, generator(), colour).view(64, 14, 14)
+        expected = [label(mask.numpy())[1] for mask in visible]
+        assert noise.pieces(visible).tolist() == expected
+        found[colour] = sum(expected)
+    assert found["red"] < found["green"] < found["blue"]
 
-    assert pieces("red") < pieces("green") < pieces("blue")
+
+def test_pieces_are_counted_however_they_wind():
+    maze = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    dots = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 1]]).bool()
+    every = torch.stack([maze, dots, torch.zeros_like(dots), torch.ones_like(dots)])
+    assert noise.pieces(every).tolist() == [1, 6, 0, 1]
+
+
+@pytest.mark.parametrize("side", [6, 7])
+def test_the_power_of_masks_is_a_sum_over_places_by_hand(side):
+    masks = torch.rand(3, side, side, generator=generator(), dtype=torch.float64).round()
+    rings = [[] for _ in range(side // 2)]
+    for u in range(side):
+        for v in range(side):
+            cycles = math.hypot(min(u, side - u), min(v, side - v))
+            power = 0.0
+            for mask in masks:
+                real = imaginary = 0.0
+                for y in range(side):
+                    for x in range(side):
+                        angle, value = 2 * math.pi * (u * y + v * x) / side, float(mask[y, x] - mask.mean())
+                        real, imaginary = real + value * math.cos(angle), imaginary + value * math.sin(angle)
+                power += (real**2 + imaginary**2) / 3
+            rings[min(int(cycles), side // 2 - 1)].append(power)
+    assert noise.ring_power(masks).tolist() == pytest.approx([sum(ring) / len(ring) for ring in rings])
+
+
+def test_the_recipe_is_mmpretrains():
+    """Neither the class token nor the mask token decays, nor what has one dimension, and the rate begins near 0."""
+    task = ColorMAE(build_encoder(TINY, image_size=32, patch_size=4))
+    schedule = Schedule(task.recipe, 1.0, 0, 300)
+    named = [(name, p) for name, p in task.named_parameters() if p.requires_grad]
+    kept = {name for g in groups(named, schedule, task.encoder) if not g["decays"] for name in g["names"]}
+    vectors = {name for name, p in named if p.ndim == 1}
+    assert kept - vectors == {"encoder.model.cls_token", "decoder.mask_token"}
+    assert [schedule.shape(i) for i in (0, 20, 40)] == pytest.approx([1e-4, 0.50005, 1.0])
 
 
 def test_colours_change_at_the_beginning_of_an_epoch():

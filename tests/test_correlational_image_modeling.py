@@ -264,3 +264,17 @@ def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(UsageError, match="class token"):
         bare = VIT + ",class_token=false,global_pool=avg,fc_norm=false"
         CIM(build_encoder(bare, image_size=32, patch_size=4))
+    with pytest.raises(UsageError, match="absolute positions"):
+        CIM(build_encoder(VIT + ",pos_embed=none", image_size=32, patch_size=4))
+    with pytest.raises(UsageError, match="fc_norm=false"):
+        CIM(build_encoder(VIT + ",global_pool=avg", image_size=32, patch_size=4))
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_positions_and_patch_embedding_are_never_learned(pretrained):
+    encoder = build_encoder(VIT, image_size=32, patch_size=4, seed=0)
+    encoder.pretrained = pretrained
+    task = CIM(encoder, decoder_dim=64)
+    task.loss(batch(), Step.at())["correlation"].backward()
+    fixed = {name for name, p in encoder.model.named_parameters() if p.grad is None}
+    assert fixed == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}

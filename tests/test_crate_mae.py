@@ -118,18 +118,47 @@ def test_coding_rates_are_log_determinants():
     assert subspace_rate(w[:, :, :3]).item() > 0
 
 
+def test_the_papers_rate_takes_tokens_as_they_are():
+    w = torch.randn(2, 3, 7, 4, dtype=torch.float64, generator=generator(2))
+    total = 0.0
+    for n in range(2):
+        for h in range(3):
+            whole = torch.eye(7, dtype=torch.float64) + 4 / (7 * 0.5**2) * w[n, h] @ w[n, h].T
+            total += 0.5 * math.log(float(torch.det(whole)))
+    assert subspace_rate(w, 0.5**2, normalise=False).item() == pytest.approx(total / 2)
+    assert subspace_rate(2 * w, normalise=False) > subspace_rate(w, normalise=False)
+    assert subspace_rate(2 * w).item() == pytest.approx(subspace_rate(w).item())
+
+
 def test_a_small_step_of_attention_compresses():
-    """A step along MSSA towards random orthonormal subspaces lowers the coding rate in them."""
+    """A step along MSSA towards random orthonormal subspaces lowers the coding rate in them; one away raises it."""
     basis = torch.linalg.qr(torch.randn(24, 24, dtype=torch.float64, generator=generator())).Q
-    z = tokens()[0]
-    parts = [basis[:, 8 * h : 8 * h + 8] for h in range(3)]
+    layer, z = SubspaceAttention(24, 3).double(), tokens()
+    with torch.no_grad():
+        layer.qkv.weight.copy_(basis.T)  # each token in the subspaces, and what was mixed there back
+        layer.proj.weight.copy_(basis)
+        layer.proj.bias.zero_()
+        assert torch.allclose(layer.project(z)[0, 1], z[0] @ basis[:, 8:16])
 
-    def rate(z: torch.Tensor) -> float:
-        w = [z @ u for u in parts]
-        return sum(0.5 * float(torch.logdet(torch.eye(5) + 8 / 5 / 0.25 * (v @ v.T))) for v in w)
+        def rate(x: torch.Tensor) -> float:
+            return float(subspace_rate(layer.project(x), 0.5**2, normalise=False))
 
-    mixed = sum((z @ u @ (z @ u).T / math.sqrt(8)).softmax(1) @ (z @ u) @ u.T for u in parts)
-    assert rate(z + 0.05 * (mixed - z)) < rate(z)
+        towards = layer(z) - z
+        assert rate(z + 0.05 * towards) < rate(z) < rate(z - 0.05 * towards)
+
+
+def test_the_penalty_is_chosen_by_name():
+    """With labels CRATE takes 0.1."""
+    supervised = build_encoder(CRATE + ",penalty=0.1", image_size=32, patch_size=8, seed=0).model
+    assert [block.code.penalty for block in supervised.blocks] == [0.1, 0.1]
+    assert make().encoder.model.blocks[0].code.penalty == 0.5
+    block, plain = supervised.blocks[0].double(), make().encoder.model.blocks[0].double()
+    plain.load_state_dict(block.state_dict())
+    half = tokens() + block.attn(block.norm1(tokens()))
+    x, d = block.norm2(half), block.code.weight
+    for found, penalty in ((block(tokens()), 0.1), (plain(tokens()), 0.5)):
+        expected = (x + 0.1 * (x - x @ d.T) @ d - 0.1 * penalty).clamp(min=0)
+        assert torch.allclose(found, expected, atol=1e-10)
 
 
 def test_no_other_library_is_offered_a_crate_and_no_other_encoder_fits():
@@ -137,3 +166,5 @@ def test_no_other_library_is_offered_a_crate_and_no_other_encoder_fits():
     assert "timm" not in fits(encoder)
     with pytest.raises(UsageError, match="vit_crate"):
         CrateMAE(build_encoder("vit_tiny_patch16_224:depth=1,embed_dim=32,num_heads=2", image_size=32))
+    with pytest.raises(UsageError, match="fc_norm=false"):
+        CrateMAE(build_encoder(CRATE + ",global_pool=avg", image_size=32, patch_size=8))

@@ -80,7 +80,12 @@ def test_spans_of_timed_words():
             begin = piece.start + i * (unit + 1)
             assert text.split() == [word for word, time in words if begin < time < begin + unit]
     assert units <= {3, 4, 5} and len(units) > 1
-    assert joined([Piece("a", words=words[:20])], 4)[1][0].reason.startswith("is too short")
+    (short,) = segments(Piece("a", words=words[:20], start=1.0), 4, np.random.default_rng(0))
+    assert (short.start, short.end) == (1.0, 9.5), "spans of (8.5 - 3) / 4 seconds fill what there is"
+    for i, text in enumerate(short.texts):
+        begin = 1 + i * (1.375 + 1)
+        assert text.split() == [word for word, time in words if begin < time < begin + 1.375]
+    assert joined([Piece("a", words=words[:7])], 4)[1][0].reason.startswith("is too short"), "all gaps"
     assert joined([Piece("a", words=words)], 4) == joined([Piece("a", words=words)], 4), "the same each time"
 
 

@@ -1,5 +1,6 @@
 """Diagnostics of a run against naive references: projector, collapse, rank, sensitivity, schedule; further probes."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -262,6 +263,14 @@ class TestLayers:
         assert by_layer.capped(maps, 105, "adaptive").shape == (2, 4 * 4 * 8)  # 128 is nearer to 105 than 72
         assert by_layer.capped(maps, 1).shape == (2, 8)
 
+    def test_a_border_that_does_not_fill_the_kernel_is_left_out(self):
+        """Block 1 of the standard network: 56 x 56 x 256 values, kernel 10, 5 x 5 x 256 of them are left."""
+        maps = torch.rand(1, 256, 56, 56, generator=torch.Generator().manual_seed(0))
+        found = by_layer.capped(maps, 9000).unflatten(1, (256, 5, 5))
+        for row, column in itertools.product(range(5), repeat=2):
+            cell = maps[:, :, 10 * row : 10 * row + 10, 10 * column : 10 * column + 10]
+            assert torch.equal(found[:, :, row, column], cell.amax((2, 3)))
+
     @pytest.mark.parametrize(
         ("name", "count"),
         [
@@ -303,6 +312,21 @@ class TestMlp:
         (deep,), (flat,) = mlp_probe(train, test, hidden=64), mlp_probe(train, test, hidden=0)
         assert deep.value > 0.9 and flat.value < 0.7
         assert mlp_probe(train, test, hidden=64)[0].value == deep.value
+
+    def test_the_rate_falls_one_step_after_thirty_and_fifty_of_seventy_epochs(self, monkeypatch):
+        """TensorFlow's `piecewise_constant` keeps a value up to and at its boundary."""
+        rates: list[float] = []
+
+        class Noted(torch.optim.SGD):
+            def step(self, closure=None):
+                rates.append(self.param_groups[0]["lr"])
+                return super().step(closure)
+
+        monkeypatch.setattr(torch.optim, "SGD", Noted)
+        x, y = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2
+        mlp_probe((x, y), (x, y), hidden=0, epochs=70)
+        peak = 0.1 * 6 / 256
+        assert rates == pytest.approx([peak] * 31 + [peak / 10] * 20 + [peak / 100] * 19)
 
 
 class TestRobustness:

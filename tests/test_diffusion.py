@@ -29,6 +29,7 @@ from pretask.pretexts.diffusion import (
     posterior_mean,
     respaced,
     spread_levels,
+    strided_levels,
     undiffuse,
 )
 
@@ -141,6 +142,19 @@ def test_some_levels_of_a_process_are_a_process(steps):
         assert levels[-1] == T - 1 and max(np.diff(levels)) - min(np.diff(levels)) <= 1
     kept = left_over(respaced(betas, levels))
     assert kept.tolist() == pytest.approx([a_bars(betas)[t] for t in levels], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("levels", "steps"), [(1000, 25), (1000, 50), (1000, 250), (1000, 1000), (300, 7), (10, 1)]
+)
+def test_ddim_takes_the_first_stride_that_gives_so_many_levels(levels, steps):
+    exact = [stride for stride in range(1, levels + 1) if len(range(0, levels, stride)) == steps]
+    assert strided_levels(levels, steps) == list(range(0, levels, exact[0]))
+
+
+def test_where_no_stride_gives_so_many_levels_they_are_fewer():
+    assert strided_levels(1000, 25)[-1] == 960
+    assert len(strided_levels(1000, 600)) == 500 and len(strided_levels(10, 50)) == 10
 
 
 # ---- weights

@@ -145,3 +145,15 @@ def test_what_does_not_fit_is_refused():
     bare = build_encoder(VIT + ",class_token=false,global_pool=avg", image_size=32, patch_size=4)
     with pytest.raises(UsageError, match="class token"):
         DropPos(bare)
+    with pytest.raises(UsageError, match="fc_norm=false"):
+        DropPos(build_encoder(VIT + ",global_pool=avg", image_size=32, patch_size=4))
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_positions_are_never_learned(pretrained):
+    encoder = build_encoder(VIT, image_size=32, patch_size=4, seed=0)
+    encoder.pretrained = pretrained
+    task = DropPos(encoder)
+    task.loss(batch(), Step.at())["position"].backward()
+    assert not encoder.model.pos_embed.requires_grad and encoder.model.pos_embed.grad is None
+    assert encoder.model.cls_token.grad.abs().sum() > 0

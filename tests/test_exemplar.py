@@ -1,10 +1,13 @@
 """Exemplar and its triplets against the loops of TensorFlow's definition."""
 
+import colorsys
+import itertools
+
 import pytest
 import torch
 
 import tiny
-from pretask.methods.image.exemplar import Exemplar
+from pretask.methods.image.exemplar import Exemplar, saturated
 from pretask.objectives.triplets import semi_hard_triplets
 from pretask.task import Step
 
@@ -55,8 +58,20 @@ def test_embeddings_are_normalised_along_the_axis_asked_for(normalise, axis):
     assert torch.allclose(z.norm(dim=axis), torch.ones(z.shape[1 - axis]), atol=1e-5)
 
 
-def test_copies_change_in_brightness_and_saturation_alone():
-    """Inception's fast mode: up to 32/255 is added, and neither contrast nor hue changes."""
+def test_saturation_is_that_of_hsv():
+    image = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    image[0, :, 0, 0] = 0.3  # grey
+    image[0, :, 0, 1] = 0.0
+    factor = torch.tensor([0.5, 0.9, 1.0, 1.3, 1.5]).double()
+    found = saturated(image, factor.view(-1, 1, 1, 1))
+    for n, row, column in itertools.product(range(5), range(4), range(4)):
+        h, s, v = colorsys.rgb_to_hsv(*image[n, :, row, column].tolist())
+        expected = colorsys.hsv_to_rgb(h, min(1.0, s * float(factor[n])), v)
+        assert found[n, :, row, column].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_copies_change_in_brightness_and_then_saturation():
+    """Inception's fast mode: up to 32/255 is added, the largest value stays, and neither contrast nor hue changes."""
     torch.manual_seed(0)
     task = Exemplar(tiny.encoder("grid"), grey=0.0)
     colour = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1).expand(40, 3, 32, 32)
@@ -64,8 +79,10 @@ def test_copies_change_in_brightness_and_saturation_alone():
     assert views.std((2, 3)).max() < 1e-5
     red, green, blue = views.mean((2, 3)).unbind(1)
     assert torch.allclose(blue - green, green - red, atol=1e-5) and (blue > red).all(), "hues stay"
-    assert 0.04 < (green - red).min() < 0.06 and 0.14 < (green - red).max() < 0.16
-    luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    light = luma - (0.299 * 0.4 + 0.587 * 0.5 + 0.114 * 0.6)
-    assert light.abs().max() < 32 / 255 + 1e-4 and light.min() < -0.11 and light.max() > 0.11
+    assert 0.049 < (green - red).min() < 0.052 and 0.148 < (green - red).max() < 0.151
+    light = blue - 0.6
+    assert light.abs().max() < 32 / 255 + 1e-4 and light.min() < -0.12 and light.max() > 0.12
     assert light.view(8, 40).std(0).min() > 0.01, "of each copy another"
+    assert abs(float(torch.corrcoef(torch.stack([light, green - red]))[0, 1])) < 0.2, (
+        "by numbers of their own"
+    )

@@ -1,6 +1,6 @@
 """FlexPredict and I-JEPA's blocks against loops."""
 
-from math import sqrt
+from math import cos, pi, sqrt
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from pretask.methods.image.flexpredict import FlexPredict
 from pretask.pretexts import draw
 from pretask.pretexts.blocks import block_size, draw_blocks, rectangles
 from pretask.task import Step
+from pretask.training.plan import Schedule
 
 BARE = "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2,class_token=false,global_pool=avg,fc_norm=false"
 
@@ -64,11 +65,48 @@ def test_the_context_is_a_block_without_the_targets():
     assert len({tuple(row) for row in blocks.targets[:, 0].tolist()}) > 1
 
 
-def test_where_targets_leave_no_context_it_may_overlap_them():
-    blocks = draw_blocks((4, 4), 40, generator(), scale=(0.5, 0.5), aspect=(1.0, 1.0), least=4)
-    assert blocks.context.shape[1] >= 4, "all keep at least what was asked for, overlapping or not"
-    pairs = zip(blocks.context.tolist(), blocks.targets.flatten(1).tolist(), strict=True)
-    assert any(set(seen) & set(asked) for seen, asked in pairs)
+def naive_contexts(
+    side: int, count: int, seed: int, scale: float, around: float, least: int
+) -> tuple[list[list[int]], list[int]]:
+    """Try after try, as in the official code: the first targets to keep clear of get fewer every 20 tries. Returns
+    contexts cut to the shortest, and which try each sample took."""
+    drawn = generator(seed)
+    torch.rand(2, generator=drawn)  # the sizes, which ranges of one value do not leave to chance
+    asked, tried = torch.rand(count, 4, 2, generator=drawn), torch.rand(count, 100, 2, generator=drawn)
+    small, large = (min(round(sqrt(int(side**2 * share))), side - 1) for share in (scale, around))
+
+    def rectangle(unit: torch.Tensor, size: int) -> set[int]:
+        top, left = (int(float(u) * (side - size)) for u in unit)
+        return {row * side + column for row in range(top, top + size) for column in range(left, left + size)}
+
+    contexts, tries = [], []
+    for sample in range(count):
+        targets = [rectangle(unit, small) for unit in asked[sample]]
+        for number in range(100):
+            kept = rectangle(tried[sample, number], large).difference(*targets[: 4 - number // 20])
+            if len(kept) > least:
+                break
+        contexts.append(sorted(kept))
+        tries.append(number)
+    shortest = min(map(len, contexts))
+    return [context[:shortest] for context in contexts], tries
+
+
+@pytest.mark.parametrize(
+    ("side", "scale", "around", "least", "levels"),
+    [(14, 0.18, 0.9, 10, {0}), (6, 0.25, 0.5, 5, {0, 1, 2, 3}), (6, 0.25, 0.5, 7, {0, 1, 2, 3, 4})],
+)
+def test_contexts_are_drawn_again_and_again_then_may_overlap_a_target_more(
+    side, scale, around, least, levels
+):
+    expected, tries = naive_contexts(side, 40, 7, scale, around, least)
+    found = draw_blocks(
+        (side, side), 40, generator(7), 4, (scale, scale), (1.0, 1.0), (around, around), least
+    )
+    assert found.context.tolist() == expected
+    assert levels == {number // 20 for number in tries}
+    if least == 5:
+        assert any(0 < number < 20 for number in tries), "drawn again, with all targets still kept clear"
 
 
 def test_the_loss_is_that_of_the_official_code():
@@ -149,3 +187,31 @@ def test_it_starts_small_and_crops_bilinearly():
     assert torch.equal(task.teacher.model.patch_embed.proj.weight, first.weight)
     assert 0.005 < task.token.std() < 0.04 and task.token.ndim == 3  # so that it decays
     assert task.view.interpolation == "bilinear"
+
+
+def test_blur_reaches_three_deviations_in_small_pictures_too():
+    spec = make().view
+    assert spec.size == 32 and spec.blur_sigma == (0.1, 2.0) and spec.blur_radius == 6
+
+
+def test_the_rate_is_that_of_the_released_run():
+    """2e-4 to 8e-4 in 15 of 600 epochs, then along a cosine to 1e-4."""
+    schedule = Schedule(make().recipe, 1.0, 0, 600)
+    for epoch in (0, 1, 7, 14):
+        assert schedule.peak * schedule.shape(epoch) == pytest.approx(2e-4 + 6e-4 * epoch / 15)
+    for epoch in (15, 200, 599):
+        left = (1 + cos(pi * (epoch - 15) / 585)) / 2
+        assert schedule.peak * schedule.shape(epoch) == pytest.approx(1e-4 + 7e-4 * left)
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_positions_are_never_learned(pretrained):
+    encoder = build_encoder(BARE, image_size=32, patch_size=4, seed=0)
+    encoder.pretrained = pretrained
+    FlexPredict(encoder).loss(batch(), Step.at())["features"].backward()
+    assert encoder.model.pos_embed.grad is None and encoder.model.norm.weight.grad.any()
+
+
+def test_a_norm_behind_the_pooling_is_refused():
+    with pytest.raises(UsageError, match=r"last norm .* add fc_norm=false"):
+        FlexPredict(build_encoder(BARE.replace(",fc_norm=false", ""), image_size=32, patch_size=4))

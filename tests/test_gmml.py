@@ -1,6 +1,7 @@
 """GMML's groups, fills and loss against loops."""
 
 from dataclasses import replace
+from itertools import chain, islice
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from pretask.encoders import build_encoder
 from pretask.errors import UsageError
 from pretask.methods.image.gmml import GMML
-from pretask.pretexts.groups import draw_groups, group_mask
+from pretask.pretexts.groups import ROUND, draw_groups, group_mask, reach
 from pretask.task import Step
 
 VIT = "vit_tiny_patch16_224:depth=4,embed_dim=32,num_heads=2"
@@ -27,12 +28,11 @@ def batch(count: int = 4):
     return {"image": torch.rand(count, 3, 40, 40, generator=generator(5))}
 
 
-def naive_mask(unit, side, share, align, largest):
-    """The official loop, its random integers taken from `unit`."""
+def naive_mask(units, side, share, align, largest):
+    """The official loop, without end but for the share, its random integers taken from numbers in [0, 1)."""
     mask = torch.zeros(side, side, dtype=torch.bool)
-    for u in unit.tolist():
-        if mask.sum() >= share * side * side:
-            break
+    while mask.sum() < share * side * side:
+        u = next(units).tolist()
         r, c = (int(int(x * (side - align)) / align) * align for x in u[:2])
         most = int(largest * side)
         h, w = (
@@ -45,10 +45,11 @@ def naive_mask(unit, side, share, align, largest):
 
 @pytest.mark.parametrize("align", [1, 4])
 def test_groups_are_those_of_the_official_loop(align):
-    unit, share = draw_groups(6, generator()), torch.linspace(0.3, 0.75, 6)
-    found = group_mask(unit, (40, 40), share, align, 0.3)
+    share = torch.linspace(0.3, 0.75, 6)
+    found = group_mask(draw_groups(6, generator()), (40, 40), share, align, 0.3)
     for i in range(6):
-        assert torch.equal(found[i], naive_mask(unit[i], 40, float(share[i]), align, 0.3))
+        units = chain.from_iterable(unit[i] for unit in draw_groups(6, generator()))
+        assert torch.equal(found[i], naive_mask(units, 40, float(share[i]), align, 0.3))
     if align == 4:
         cells = found.view(6, 10, 4, 10, 4)
         assert torch.equal(cells.all(4).all(2), cells.any(4).any(2)), "whole patches"
@@ -59,6 +60,44 @@ def test_at_least_the_share_is_covered_and_not_much_more():
         group_mask(draw_groups(200, generator()), (32, 32), torch.full((200,), 0.75)).float().mean((1, 2))
     )
     assert covered.min() >= 0.75 and covered.max() < 0.75 + 0.3**2
+
+
+def test_small_groups_cover_the_share_too_however_many_it_takes():
+    """Groups of at most a tenth of the side: several rounds of blocks, none of them lost."""
+    share = torch.tensor([0.75, 0.5])
+    found = group_mask(draw_groups(2, generator()), (100, 100), share, largest=0.1)
+    used = []
+    for i in range(2):
+        units = list(chain.from_iterable(unit[i] for unit in islice(draw_groups(2, generator()), 8)))
+        left = iter(units)
+        assert torch.equal(found[i], naive_mask(left, 100, float(share[i]), 1, 0.1))
+        used.append(len(units) - len(list(left)))
+    assert used[0] > 2 * ROUND
+    assert found.float().mean((1, 2)).sub(share).amin() >= 0
+
+
+@pytest.mark.parametrize(
+    ("side", "align", "largest"), [(28, 4, 0.1), (28, 4, 0.3), (20, 1, 0.1), (30, 4, 0.3)]
+)
+def test_where_blocks_cannot_cover_the_share_they_cover_all_they_can(side, align, largest):
+    most, possible = max(int(largest * side), align + 1), set()
+    for start in {number // align * align for number in range(side - align)}:
+        for length in range(align, most):
+            long = round(min(length, side - start) / align) * align
+            possible |= set(range(start, min(start + long, side)))
+    assert reach(side, align, largest) == len(possible) and possible == set(range(len(possible)))
+    mask = group_mask(draw_groups(2, generator()), (side, side), torch.ones(2), align, largest)
+    assert mask[:, : len(possible), : len(possible)].all() and int(mask[0].sum()) == len(possible) ** 2
+
+
+def test_later_rounds_do_not_depend_on_who_needs_them():
+    """One process that takes three rounds leaves the generator where another leaves it that takes one."""
+    one, other = generator(), generator()
+    first, second = draw_groups(3, one), draw_groups(3, other)
+    rounds = [next(first) for _ in range(3)]
+    assert torch.equal(next(second), rounds[0]) and not torch.equal(rounds[1], rounds[0])
+    assert torch.equal(torch.rand(4, generator=one), torch.rand(4, generator=other))
+    assert 0.45 < torch.cat(rounds).mean() < 0.55
 
 
 def test_a_crop_has_noise_or_another_picture_and_is_itself_elsewhere():
@@ -140,6 +179,34 @@ def test_views_are_light():
     spec = make().view
     assert replace(spec, size=224).jitter == 0.3 and spec.brightness == 0.1 and spec.hue == 0.01
     assert spec.blur == 0.1 and spec.grey == 0 and spec.scale == (0.05, 1.0)
+    assert spec.blur_sigma == (0.1, 2.0) and spec.blur_radius == 6, "three deviations, of small pictures too"
+
+
+def test_without_a_share_for_them_there_are_no_other_pictures():
+    puzzle = make(alien_share=0.0).puzzle(batch(10), Step.at())
+    assert puzzle.replaced.float().mean((1, 2)).min() >= 0.5, "all crops have noise"
+    noise = puzzle.shown.permute(0, 2, 3, 1)[puzzle.replaced]
+    assert noise.mean().abs() < 0.02 and (noise.std() - 1).abs() < 0.02
+
+
+def test_the_class_token_starts_as_in_the_official_code_unless_it_was_trained():
+    wide = "vit_tiny_patch16_224:depth=1,embed_dim=512,num_heads=2"
+    fresh, trained = (build_encoder(wide, image_size=32, patch_size=8, seed=0) for _ in range(2))
+    trained.pretrained = True
+    assert GMML(fresh).encoder.model.cls_token.std().item() == pytest.approx(0.02, rel=0.15)
+    assert GMML(trained).encoder.model.cls_token.std() < 1e-4
+
+
+def test_each_parameters_gradient_is_clipped_at_three():
+    task = make()
+    for p in task.parameters():
+        p.grad = torch.full_like(p, 10.0)
+    task.encoder.model.norm.bias.grad = torch.full((32,), 0.1)
+    task.after_backward(Step.at())
+    assert task.paint.weight.grad.norm().item() == pytest.approx(3.0, rel=1e-4)
+    assert task.head[0].bias.grad.norm().item() == pytest.approx(3.0, rel=1e-4)
+    assert torch.equal(task.encoder.model.norm.bias.grad, torch.full((32,), 0.1))
+    assert task.recipe.clip is None
 
 
 def test_what_does_not_fit_is_refused():
@@ -147,3 +214,5 @@ def test_what_does_not_fit_is_refused():
         make(blocks=(6,))
     with pytest.raises(UsageError, match="fills"):
         make(fills=())
+    with pytest.raises(UsageError, match="fc_norm=false"):
+        GMML(build_encoder(VIT + ",global_pool=avg", image_size=32, patch_size=4))

@@ -8,6 +8,8 @@ from pretask.encoders.hiera import scattered, unit_places, unrolled
 from pretask.errors import UsageError
 from pretask.methods.image.hiera import Hiera
 from pretask.task import Step
+from pretask.training.optimisers import groups
+from pretask.training.plan import Schedule
 
 TINY = "hiera_tiny_224:embed_dim=16,stages=[1,1,1],q_pool=1"
 
@@ -100,6 +102,15 @@ def test_fusion_brings_early_stages_to_the_last_ones_units():
     assert [layer.kernel_size for layer in big.fusion] == [(4, 4), (2, 2)]
     assert big.encoder.units == (4, 4) and big.encoder.token == 16 and big.side == (2, 2)
     assert big.loss(batch(2), Step.at())["reconstruction"].isfinite()
+
+
+def test_all_matrices_decay_but_the_encoders_positions():
+    task = make()
+    parts = groups(task.named_parameters(), Schedule(task.recipe, 1.0, 0, 100), task.encoder)
+    sizes = dict(task.named_parameters())
+    kept = {name for part in parts if not part["decays"] for name in part["names"]}
+    assert {name for name in kept if sizes[name].ndim > 1} == {"encoder.model.pos_embed"}
+    assert "mask_token" not in kept, "it decays, as officially"
 
 
 def test_its_weights_are_timms():

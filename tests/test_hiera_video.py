@@ -14,6 +14,8 @@ from pretask.errors import UsageError
 from pretask.evaluation.finetune import finetune
 from pretask.methods.video.hiera import HieraVideo
 from pretask.task import Step
+from pretask.training.optimisers import groups
+from pretask.training.plan import Schedule
 
 TINY = "hiera_tiny:embed_dim=8,stages=[1,1,2],frames=8"
 
@@ -278,3 +280,11 @@ def test_what_does_not_fit_is_refused():
         make(mask_ratio=0.99)
     with pytest.raises(UsageError, match="hiera_tiny:q_pool=2"):
         HieraVideo(build_encoder("r3d_18:width=4", "video", image_size=16))
+
+
+def test_all_matrices_decay_but_the_encoders_positions():
+    task = make()
+    parts = groups(task.named_parameters(), Schedule(task.recipe, 1.0, 0, 100), task.encoder)
+    sizes = dict(task.named_parameters())
+    kept = {name for part in parts if not part["decays"] for name in part["names"] if sizes[name].ndim > 1}
+    assert kept == {f"encoder.model.pos_embed_{kind}" for kind in ("spatial", "temporal")}

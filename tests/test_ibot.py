@@ -55,15 +55,47 @@ def fixed_inputs(task, monkeypatch):
     return views, hidden
 
 
+def looked_up(old: int, new: int):
+    """What of `old` places each of `new` is made of: cubic convolution with A = -0.75, corners not aligned, the
+    border repeated, for a scale of (new + 0.1) / old."""
+    found = torch.zeros(new, old, dtype=torch.float64)
+    for place in range(new):
+        at = (place + 0.5) / ((new + 0.1) / old) - 0.5
+        for near in range(math.floor(at) - 1, math.floor(at) + 3):
+            x = abs(at - near)
+            cubic = 1.25 * x**3 - 2.25 * x**2 + 1 if x <= 1 else -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+            found[place, min(max(near, 0), old - 1)] += cubic
+    return found
+
+
+def official(encoder, image, hidden=None, mask_token=None):
+    """Class token and patches of the official vision transformer, with the weights of ours."""
+    model, size = encoder.model, encoder.patch_size
+    conv = model.patch_embed.proj
+    x = F.conv2d((image - encoder.mean) / encoder.std, conv.weight, conv.bias, stride=size)
+    (old, _), new = encoder.grid, x.shape[-1]
+    x = x.flatten(2).transpose(1, 2)
+    if hidden is not None:
+        x = torch.stack([torch.where(h[:, None], mask_token, v) for h, v in zip(hidden, x, strict=True)])
+    first, places = model.pos_embed[0, :1], model.pos_embed[0, 1:]
+    if new != old:
+        maps = places.unflatten(0, (old, old))
+        places = torch.einsum("ia,jb,abd->ijd", looked_up(old, new), looked_up(old, new), maps).flatten(0, 1)
+    x = torch.cat([(model.cls_token[0] + first).expand(len(x), 1, -1), x + places], dim=1)
+    for block in model.blocks:
+        x = block(x)
+    return model.norm(x)
+
+
 def reference(task, views, hidden, epoch_temperature):
     """The official loss, dense: every token through the head, every pair of views by itself."""
     student, teacher = task.encoder, task.teacher
-    t = teacher.encoder(torch.cat(views[:2]))
-    s = student(torch.cat(views[:2]), hidden=hidden, mask_token=task.mask_token)
-    local = task.head(student(torch.cat(views[2:])).prefix[:, 0])
-    student_cls = (torch.cat([task.head(s.prefix[:, 0]), local]) / 0.1).chunk(4)
-    student_patch = (task.head(s.tokens) / 0.1).chunk(2)
-    z_cls, z_patch = teacher.head(t.prefix[:, 0]).detach(), teacher.head(t.tokens).detach()
+    t = official(teacher.encoder, torch.cat(views[:2]))
+    s = official(student, torch.cat(views[:2]), hidden, task.mask_token)
+    local = task.head(official(student, torch.cat(views[2:]))[:, 0])
+    student_cls = (torch.cat([task.head(s[:, 0]), local]) / 0.1).chunk(4)
+    student_patch = (task.head(s[:, 1:]) / 0.1).chunk(2)
+    z_cls, z_patch = teacher.head(t[:, 0]).detach(), teacher.head(t[:, 1:]).detach()
     target_cls = F.softmax((z_cls - task.centre.value) / epoch_temperature, -1).chunk(2)
     target_patch = F.softmax((z_patch - task.patch_centre.value) / epoch_temperature, -1).chunk(2)
     cls, patch, masks = [], [], hidden.chunk(2)
@@ -80,9 +112,9 @@ def reference(task, views, hidden, epoch_temperature):
 def test_the_loss_is_the_official_one_with_its_gradients(monkeypatch):
     task = stray(make(cls_weight=1.0, patch_weight=0.7).double())
     views, hidden = fixed_inputs(task, monkeypatch)
-    step = Step.at(35, total=1000, steps_per_epoch=10)  # epoch 3 of 100: 10 epochs of warm-up
+    step = Step.at(35, total=1000, steps_per_epoch=10)  # epoch 3 of 100: 30 epochs of warm-up
     losses = task(batch(), step)
-    cls, patch, z_cls, z_patch = reference(task, views, hidden, 0.04 + 0.03 * 3 / 9)
+    cls, patch, z_cls, z_patch = reference(task, views, hidden, 0.04 + 0.03 * 3 / 29)
     torch.testing.assert_close(losses["cls"], cls)
     torch.testing.assert_close(losses["patch"], patch)
     learning = [p for p in task.parameters() if p.requires_grad]
@@ -130,6 +162,50 @@ def test_the_mask_token_starts_at_zero_and_takes_the_place_of_the_patch_not_of_i
     torch.testing.assert_close(x[:, 1:], task.encoder.model.pos_embed[:, 1:])
 
 
+@pytest.mark.parametrize("cls", [DINO, IBOT])
+def test_positions_of_local_crops_are_resized_as_in_the_official_code(cls):
+    """14 x 14 to 6 x 6, as of 224 and 96 pixels; timm's differ by most of their size."""
+    plain = build_encoder(VIT, image_size=56, patch_size=4, seed=0).double()
+    task = cls(copy.deepcopy(plain), prototypes=K)
+    assert task.view_specs[2].size == 28
+    for size in (56, 24):
+        image = torch.rand(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        for network in (task.encoder, task.teacher.encoder, task.learned):
+            torch.testing.assert_close(network(image).pooled, official(network, image)[:, 0])
+    there = [model.embed(image)[0][:, 1:] - model.contents(image) for model in (task.encoder, plain)]
+    assert (there[0] - there[1]).norm() > 0.5 * there[1].norm()
+    torch.testing.assert_close(
+        plain(image).tokens, plain.model.forward_features(plain.normalise(image))[:, 1:]
+    )  # outside these methods
+
+
+@pytest.mark.parametrize("name", [VIT + ",reg_tokens=2", VIT + ",reg_tokens=2,no_embed_class=true"])
+def test_other_tokens_keep_their_positions_in_local_crops(name):
+    task = DINO(encoder(name), prototypes=K)
+    crop = torch.rand(2, 3, 16, 16)
+    x, _ = task.encoder.embed(crop)
+    model = task.encoder.model
+    first = torch.cat([model.cls_token, model.reg_token], dim=1)
+    if "no_embed_class" not in name:
+        first = first + model.pos_embed[:, :3]
+    torch.testing.assert_close(x[:, :3], first.expand(2, -1, -1))
+    table = model.pos_embed[0, -N:].view(8, 8, -1).double()
+    expected = torch.einsum("ia,jb,abd->ijd", looked_up(8, 4), looked_up(8, 4), table).flatten(0, 1)
+    torch.testing.assert_close((x[:, 3:] - task.encoder.contents(crop))[0], expected.float())
+
+
+@pytest.mark.parametrize("cls", [DINO, IBOT])
+def test_the_class_token_starts_as_in_the_official_code_unless_it_was_learned(cls):
+    wide = "vit_tiny_patch16_224:depth=1,embed_dim=2048,num_heads=2"
+    task = cls(encoder(wide), prototypes=K)
+    token = task.encoder.model.cls_token
+    assert token.std().item() == pytest.approx(0.02, rel=0.1) and token.abs().max() > 0.04
+    assert torch.equal(token, task.teacher.encoder.model.cls_token)
+    known = encoder()
+    known.pretrained, before = True, known.model.cls_token.clone()
+    assert torch.equal(cls(known, prototypes=K).encoder.model.cls_token, before)
+
+
 def test_gradients_reach_the_student_alone():
     task = make(mask_probability=1.0)
     losses = task(batch(), Step.at())
@@ -153,13 +229,22 @@ def test_the_teacher_follows_in_a_cosine_by_step():
             torch.testing.assert_close(p, m * before[name] + (1 - m) * task.get_parameter(name))
 
 
-def test_the_teachers_temperature_climbs_by_epoch():
+@pytest.mark.parametrize("epochs", [100, 300, 800])
+def test_the_teachers_temperature_climbs_for_30_of_the_papers_epochs(epochs):
     task = make()
-    steps = (0, 9, 10, 99, 100, 999)
-    at = [task.sharpness(Step.at(index, total=1000, steps_per_epoch=10)) for index in steps]
-    assert at == pytest.approx([0.04, 0.04, 0.04 + 0.03 / 9, 0.07, 0.07, 0.07])
-    long = [task.sharpness(Step.at(epoch, total=800)) for epoch in (0, 15, 29, 30)]
-    assert long == pytest.approx([0.04, 0.04 + 0.03 * 15 / 29, 0.07, 0.07])
+    at = [task.sharpness(Step.at(10 * epoch + 9, 10 * epochs, 10)) for epoch in range(epochs)]
+    official = torch.cat([torch.linspace(0.04, 0.07, 30), torch.full((epochs - 30,), 0.07)])
+    assert at == pytest.approx(official.tolist(), rel=1e-5)
+
+
+def test_it_climbs_for_three_tenths_of_a_short_run_but_as_long_as_it_is_told():
+    task = make()
+    short = [task.sharpness(Step.at(epoch, total=20)) for epoch in range(20)]
+    assert short == pytest.approx([0.04 + 0.03 * epoch / 5 for epoch in range(6)] + [0.07] * 14)
+    task = make(temperature_epochs=15)
+    told = [task.sharpness(Step.at(epoch, total=20)) for epoch in range(20)]
+    assert told == pytest.approx([0.04 + 0.03 * epoch / 14 for epoch in range(15)] + [0.07] * 5)
+    assert make(temperature_epochs=0).sharpness(Step.at(0, total=20)) == 0.07
 
 
 def test_prototypes_rest_in_the_first_epoch_and_each_gradient_is_clipped():

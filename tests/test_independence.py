@@ -196,15 +196,16 @@ class TestEstimate:
             split.append(float(Fold.of(fitted, held, "linear").dependence.mean()))
         assert min(naive) > 0.1 and sum(split) < 0
 
-    def test_beta_is_that_of_uncentred_means(self):
+    @pytest.mark.parametrize("intercept", [True, False])
+    def test_beta_is_that_of_uncentred_means(self, intercept):
         _, pairs = sampled(0.0, 200)
         pairs = pairs._replace(x2=7 * pairs.x2 + 3)
         spread = (pairs.x2 - pairs.x2.mean(0)).square().sum(1).mean().sqrt()
         means = torch.stack([pairs.x2[pairs.y == c].mean(0) for c in range(3)]) / spread
-        means = torch.cat(
-            [means, torch.ones(3, 1, dtype=DOUBLE)], 1
-        )  # beside it what a head's intercept reads
-        found = independence(pairs.at(torch.arange(100)), pairs.at(torch.arange(100, 200)))
+        if intercept:  # beside it what a head's intercept reads
+            means = torch.cat([means, torch.ones(3, 1, dtype=DOUBLE)], 1)
+        halves = (pairs.at(torch.arange(start, start + 100)) for start in (0, 100))
+        found = independence(*halves, intercept=intercept)
         assert found.beta == pytest.approx(float(torch.linalg.svdvals(means)[2]), rel=1e-9)
         share = (torch.bincount(pairs.y) / 200).square().sum()
         expected = max(0.0, found.dependence) / found.beta**2 / (1 - float(share))
@@ -215,6 +216,7 @@ class TestEstimate:
         x2 = torch.eye(3, dtype=DOUBLE)[:, :2] - 1 / 3
         assert smallest_mean(x2, torch.arange(3), 3) > 0.5
         assert smallest_mean(x2[:, :1], torch.arange(3), 3) == 0
+        assert smallest_mean(x2, torch.arange(3), 3, intercept=False) == 0, "of two dimensions no third"
 
     def test_words(self):
         assert "nothing to judge" in judge(0.0, 0.0, 0.0, 1.0, 0.1, 0.0)

@@ -11,8 +11,11 @@ from pretask.encoders import load_encoder, save_encoder
 from pretask.encoders.lens import LensedEncoder, LensNet
 from pretask.errors import UsageError
 from pretask.export import export
+from pretask.methods.image.jigsaw import Jigsaw
 from pretask.methods.image.lens import FGSM, Lens, same_draws
+from pretask.methods.image.patch_puzzle import standardised
 from pretask.methods.image.pirl import PIRL
+from pretask.methods.image.relative_location import RelativeLocation
 from pretask.methods.image.rotation import Rotation
 from pretask.methods.image.simclr import SimCLR
 from pretask.methods.joint import Joint
@@ -185,6 +188,26 @@ class TestLens:
         assert torch.equal(losses["adversary"], -losses["lensed"])
         assert lens().adversary == "least_likely"
 
+    @pytest.mark.parametrize("cls", [Jigsaw, RelativeLocation])
+    def test_patch_puzzles_are_asked_for_the_least_likely_order(self, cls):
+        """By hand: every patch through lens and encoder, every picture in every order asked."""
+        base = seeded(lambda: cls(tiny.encoder("grid"), embedding_dim=6, dropout=0.0))
+        task = awake(seeded(lambda: Lens(base)))
+        assert task.adversary == "least_likely"
+        losses = task.loss(tiny.images(4), Step.at(2))
+        step = Step.at(2)
+        patches, asked = base.patches(tiny.images(4), step), base.asked(step)
+        flat = standardised(patches.flatten(0, 1), 255)
+        flat = F.interpolate(flat, (base.shown,) * 2, mode="bilinear")
+        body = task.inner
+        pooled = body(task.lens(flat * body.std + body.mean)).pooled
+        each = base.embed(pooled).unflatten(0, (4, 9))
+        shown = [each[n, base.orders[number]].flatten() for n in range(4) for number in asked.tolist()]
+        logits = base.head(base.hidden(torch.stack(shown)))
+        expected = F.cross_entropy(logits, logits.softmax(1).argmin(1))
+        assert losses["adversary"].item() == pytest.approx(expected.item(), rel=1e-3)
+        assert expected.item() > F.cross_entropy(logits, asked.repeat(4)).item() > 0
+
     def test_what_makes_no_sense_is_refused(self):
         with pytest.raises(UsageError, match="names no classes"):
             Lens(tiny.encoder("grid"), task="simclr", adversary="least_likely")
@@ -248,7 +271,6 @@ class TestFeatures:
         assert task.encoder.dim == 2 * task.inner.dim == both.pooled.shape[1]
         alone = LensedEncoder(task.inner, task.lens, "lensed")
         torch.testing.assert_close(alone(image).pooled, lensed.pooled)
-        assert lens(kind, keep="plain").encoder is not None
 
     def test_plain_is_the_encoder_itself(self):
         task = lens(keep="plain")

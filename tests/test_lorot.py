@@ -1,4 +1,6 @@
-"""LoRot's squares and quadrants, against numpy's rot90."""
+"""LoRot's squares and quadrants, against numpy's rot90; its losses for long tails, against loops."""
+
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +11,14 @@ import tiny
 from pretask.data.batch import to_float
 from pretask.errors import UsageError
 from pretask.methods.image.lorot import LoRot
+from pretask.objectives.long_tail import (
+    NormedLinear,
+    divergence_from_uniform,
+    effective_weights,
+    focal,
+    ldam,
+    long_tail_counts,
+)
 from pretask.pretexts.local_rotation import Square, draw_square, turn_quadrants, turn_square
 from pretask.task import Step
 
@@ -95,3 +105,94 @@ def test_small_pictures_are_moved_by_an_eighth_and_mirrored():
 
 def turned(picture, flip):
     return picture.flip(2) if flip else picture
+
+
+def surprise(logits: list[float], true: int) -> float:
+    return math.log(sum(math.exp(value) for value in logits)) - logits[true]
+
+
+def drawn(count: int = 7, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.rand(count, classes, generator=generator, dtype=torch.float64) - 1
+    return logits, torch.arange(count) % classes
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ldam_is_a_weighted_mean_of_scaled_margins(weighted):
+    cosines, label = drawn()
+    count = [100, 16, 1, 50]
+    weight = [0.5, 1.0, 2.0, 0.5] if weighted else [1.0] * 4
+    margins = [0.5 * n**-0.25 / 1**-0.25 for n in count]  # the rarest class, of one, has the largest: 0.5
+    total = below = 0.0
+    for row, true in enumerate(label.tolist()):
+        logits = [30 * (value - margins[true] * (k == true)) for k, value in enumerate(cosines[row].tolist())]
+        total, below = total + weight[true] * surprise(logits, true), below + weight[true]
+    found = ldam(cosines, label, torch.tensor(count), torch.tensor(weight).double() if weighted else None)
+    assert found.item() == pytest.approx(total / below, rel=1e-9)
+    assert ldam(cosines, label, torch.tensor([100, 16, 0, 50])).isfinite()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+def test_focal_is_a_plain_mean_of_weighted_terms(gamma):
+    logits, label = drawn()
+    weight, total = [0.5, 1.0, 2.0, 0.5], 0.0
+    for row, true in enumerate(label.tolist()):
+        own = weight[true] * surprise(logits[row].tolist(), true)
+        total += (1 - math.exp(-own)) ** gamma * own
+    found = focal(logits, label, torch.tensor(weight).double(), gamma)
+    assert found.item() == pytest.approx(total / len(label), rel=1e-9)
+
+
+def test_weights_by_effective_numbers_and_the_tail():
+    count = [5000, 400, 1]
+    raw = [(1 - 0.9999) / (1 - 0.9999**n) for n in count]
+    found = effective_weights(torch.tensor(count))
+    assert found.tolist() == pytest.approx([3 * value / sum(raw) for value in raw], rel=1e-5)
+    assert effective_weights(torch.tensor(count), beta=0.0).tolist() == [1, 1, 1]
+    assert effective_weights(torch.tensor([10, 0]))[1] == 0
+    assert long_tail_counts(5000, 10, 0.01) == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+
+
+def test_the_divergence_from_uniform_is_in_bits_and_orders_as_confidence():
+    logits, _ = drawn()
+    for row, values in enumerate(logits.tolist()):
+        p = [math.exp(value) / sum(map(math.exp, values)) for value in values]
+        expected = sum(0.25 * math.log2(0.25 / share) for share in p)
+        assert divergence_from_uniform(logits)[row].item() == pytest.approx(expected, rel=1e-9)
+    assert divergence_from_uniform(torch.zeros(1, 4)).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("class_loss", ["ldam", "focal"])
+def test_long_tails_are_learned_by_their_own_losses(class_loss):
+    task, batch, seen = make(class_loss=class_loss, reweight_from=0.8), tiny.images(8), []
+    label = batch["label"]
+    count = torch.bincount(tiny.images(16)["label"], minlength=int(tiny.images(16)["label"].max()) + 1)
+    assert torch.equal(task.count, count)
+    task.encoder.register_forward_hook(lambda module, given, out: seen.append(out.pooled))
+    for index in (7, 8):  # of 10: weights come from 0.8 of the run on
+        losses = task.loss(batch, Step.at(index, 10))
+        weight = effective_weights(count) if index == 8 else None
+        _, _, answer = task.puzzle(batch, Step.at(index, 10))
+        x = seen[-1]
+        if class_loss == "ldam":
+            cosine = [
+                torch.stack([F.cosine_similarity(x, row[None], dim=1) for row in layer.weight], 1)
+                for layer in (task.classifier, task.head)
+            ]
+            expected, turn = ldam(cosine[0], label, count, weight), F.cross_entropy(cosine[1], answer)
+        else:
+            expected, turn = focal(task.classifier(x), label, weight), F.cross_entropy(task.head(x), answer)
+        assert losses["classes"].item() == pytest.approx(expected.item(), rel=1e-4)
+        assert losses["rotation"].item() == pytest.approx(turn.item(), rel=1e-4)
+    again = LoRot(tiny.encoder("grid"), class_loss=class_loss)
+    again.load_state_dict(task.state_dict())
+    assert torch.equal(again.count, count)
+
+
+def test_recipe_and_refusal():
+    recipe = LoRot.recipe
+    assert (recipe.optimizer, recipe.lr, recipe.betas, recipe.weight_decay) == ("adam", 1e-3, (0.5, 0.999), 0)
+    assert recipe.schedule == "steps" and [drop * recipe.epochs for drop in recipe.drops] == [50]
+    with pytest.raises(UsageError, match="class_loss"):
+        make(reweight_from=0.8)
+    assert NormedLinear(6, 4).weight.norm(dim=1).tolist() == pytest.approx([1.0] * 4)

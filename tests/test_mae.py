@@ -127,7 +127,8 @@ def test_attention_hides_what_the_class_token_attends_to():
     most, rest = attention.gather(1, order.hidden), attention.gather(1, order.visible)
     assert (most.amin(1) > rest.amax(1)).all()
     with pytest.raises(UsageError, match="class token"):
-        MAE(encoder(name=SMALL + ",class_token=False,global_pool=avg"), mask="attention").hide(batch(), Step.at(0))
+        bare = encoder(name=SMALL + ",class_token=False,global_pool=avg,fc_norm=false")
+        MAE(bare, mask="attention").hide(batch(), Step.at(0))
 
 
 def test_hidden_pixels_never_reach_the_encoder():
@@ -205,6 +206,19 @@ def test_what_cannot_be_is_refused():
     for ratio in (0.0, 0.99, 1.0):
         with pytest.raises(UsageError, match="mask_ratio"):
             MAE(encoder(), mask_ratio=ratio)
+
+
+def test_a_norm_behind_the_pooling_is_refused_for_single_tokens_get_none():
+    with pytest.raises(UsageError, match="fc_norm=false"):
+        MAE(encoder(name=SMALL + ",global_pool=avg"))
+    task = MAE(encoder(name=SMALL + ",global_pool=avg,fc_norm=false"))
+    image, order = task.hide(batch(), Step.at(0))
+    tokens = task.encoder(image, visible=order.visible).tokens
+    torch.testing.assert_close(tokens.mean(-1), torch.zeros(tokens.shape[:2]), atol=1e-5, rtol=0)
+    expected = reference_loss(task, image, order.restore >= order.visible.shape[1])
+    torch.testing.assert_close(
+        task.loss(batch(), Step.at(0))["reconstruction"], expected, atol=1e-5, rtol=1e-5
+    )
 
 
 # ---- what it learns and shows

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,28 +101,48 @@ def test_likeness_is_one_with_oneself_and_uses_the_scales_there_are():
         likeness(x[..., :8, :8], x[..., :8, :8])
 
 
-def test_one_scale_is_ssim_by_hand():
-    x, y = torch.rand(2, 1, 1, 16, 16, dtype=torch.float64, generator=generator(3))
+def ms_ssim_by_hand(x: np.ndarray, y: np.ndarray, scales: int) -> float:
+    """Of one channel: windows one by one, only where all of one lies in the picture."""
     taps = [math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)]
-    window = torch.tensor([[a * b for b in taps] for a in taps], dtype=torch.float64)
-    window /= window.sum()
-    values = []
-    for r in range(6):  # only where the whole window lies in the picture
-        for c in range(6):
-            a, b = x[0, 0, r : r + 11, c : c + 11], y[0, 0, r : r + 11, c : c + 11]
-            ma, mb = (window * a).sum(), (window * b).sum()
-            va, vb = (window * a * a).sum() - ma**2, (window * b * b).sum() - mb**2
-            ab = (window * a * b).sum() - ma * mb
-            c1, c2 = 0.01**2, 0.03**2
-            values.append((2 * ma * mb + c1) * (2 * ab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
-    assert likeness(x, y).item() == pytest.approx(torch.stack(values).mean().item(), abs=0.02)
+    window = np.array([[a * b for b in taps] for a in taps]) / sum(taps) ** 2
+    weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[:scales]
+    c1, c2, product = 0.01**2, 0.03**2, 1.0
+    for scale, weight in enumerate(weights):
+        values = []
+        for r in range(x.shape[0] - 10):
+            for c in range(x.shape[1] - 10):
+                a, b = x[r : r + 11, c : c + 11], y[r : r + 11, c : c + 11]
+                wa, wb = window * a, window * b
+                ma, mb = wa.sum(), wb.sum()
+                va, vb, ab = (wa * a).sum() - ma**2, (wb * b).sum() - mb**2, (wa * b).sum() - ma * mb
+                value = (2 * ab + c2) / (va + vb + c2)
+                if scale == scales - 1:
+                    value *= (2 * ma * mb + c1) / (ma**2 + mb**2 + c1)
+                values.append(value)
+        product *= max(np.mean(values), 0.0) ** (weight / sum(weights))
+        rows, columns = x.shape[0] // 2, x.shape[1] // 2
+        x, y = (v[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2).mean((1, 3)) for v in (x, y))
+    return product
 
 
-def test_the_score_is_drawn_from_the_generator_alone():
+@pytest.mark.parametrize(
+    ("side", "scales", "chans"), [(16, 1, 3), (32, 2, 2), (45, 3, 1), (88, 4, 1), (98, 4, 1), (176, 5, 1)]
+)
+def test_likeness_is_ms_ssim_by_hand(side, scales, chans):
+    x = torch.rand(1, chans, side, side, dtype=torch.float64, generator=generator(3))
+    y = (x + 0.3 * torch.randn(x.shape, dtype=x.dtype, generator=generator(4))).clamp(0, 1)
+    expected = [ms_ssim_by_hand(a.numpy(), b.numpy(), scales) for a, b in zip(x[0], y[0], strict=True)]
+    assert likeness(x, y).item() == pytest.approx(sum(expected) / chans, abs=1e-10)
+    assert likeness(x, 1 - x).item() == 0, "what is contrary has no root"
+
+
+def test_a_picture_has_the_same_score_in_any_batch():
     task = make().eval()
-    image = torch.rand(3, 3, 32, 32, generator=generator())
-    first, again = (task.score(image, generator(7), masks=2) for _ in range(2))
-    assert torch.equal(first, again) and first.shape == (3,) and (first > 0).all()
+    image = torch.rand(5, 3, 32, 32, generator=generator())
+    together = task.score(image, generator(7), masks=3)
+    alone = [task.score(one[None], generator(7), masks=3)[0] for one in image]
+    torch.testing.assert_close(torch.stack(alone), together, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(task.score(image, generator(8), masks=3), together)
 
 
 def test_what_does_not_fit_is_refused():

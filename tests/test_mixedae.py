@@ -114,10 +114,43 @@ def test_with_everything_attended_and_no_signs_it_is_the_plain_encoder():
     assert torch.allclose(task.encode(same)[1], features.tokens, atol=1e-5)
 
 
-def test_signs_are_shared_by_the_patches_of_a_picture():
-    task = make()
-    assert task.segment.shape == (4, 32)
+def test_signs_enter_with_the_patches_and_keys_are_as_many_as_a_picture_shows():
+    """At 196 patches: learned vectors of the four sources on top of content and position, then blocks of 49 keys."""
+    torch.manual_seed(0)
+    encoder = build_encoder(VIT, image_size=224, patch_size=16, seed=0)
+    task = MixedAE(encoder).double()
+    puzzle = task.puzzle({"image": torch.rand(4, 3, 230, 230, generator=generator(5)).double()}, Step.at())
+    model, image = encoder.model, encoder.normalise(puzzle.image)
+    tokens = [model.cls_token[0, 0] + model.pos_embed[0, 0]]
+    for place in range(196):
+        source, row, column = int(puzzle.source[0, place]), place // 14 * 16, place % 14 * 16
+        corner = image[source, :, row : row + 16, column : column + 16]
+        content = (model.patch_embed.proj.weight * corner).sum((1, 2, 3)) + model.patch_embed.proj.bias
+        tokens.append(content + model.pos_embed[0, 1 + place] + task.segment[source])
+    found = task.encode(puzzle)
+
+    def encoded(kept: int) -> torch.Tensor:
+        x = torch.stack(tokens)[None]
+        for block in model.blocks:
+            x = homologous_block(block, x, kept)
+        return model.norm(x)
+
+    assert torch.allclose(torch.cat(found, 1), encoded(49), atol=1e-9)
+    assert not torch.allclose(torch.cat(found, 1), encoded(48), atol=1e-6)
+    with torch.no_grad():
+        task.segment[2] += torch.linspace(-1, 1, 32)
+    assert not torch.allclose(task.encode(puzzle)[1], found[1], atol=1e-3)
     assert make(segments=False).segment is None
+
+
+def test_a_tenth_of_the_contrast_is_added_to_the_reconstruction():
+    task = make()
+    losses = task.loss(batch(), Step.at(seed=3))
+    puzzle = task.puzzle(batch(), Step.at(seed=3))
+    apart = homologous_contrast(task.encode(puzzle)[1], puzzle.source, 0.25)
+    assert losses["contrast"].item() == pytest.approx(apart.item(), rel=1e-5)
+    expected = losses["reconstruction"].item() + 0.1 * losses["contrast"].item()
+    assert task.total(losses).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_does_not_fit_is_refused():
@@ -125,6 +158,8 @@ def test_what_does_not_fit_is_refused():
         make().loss(batch(6), Step.at())
     with pytest.raises(UsageError, match="half"):
         make(sources=9)
+    with pytest.raises(UsageError, match="fc_norm=false"):
+        MixedAE(build_encoder(VIT + ",global_pool=avg", image_size=32, patch_size=8))
 
 
 def test_places_that_cannot_be_shared_evenly_are_in_no_mix():

@@ -88,3 +88,18 @@ def test_the_copy_follows_encoder_and_projector_with_a_rising_momentum():
 
 def test_recipes_are_those_of_transformers_and_of_others():
     assert make(VIT).recipe.optimizer == "adamw" and make(GRID).recipe.optimizer == "lars"
+
+
+@pytest.mark.parametrize(("name", "momentum", "smallest"), [(VIT, 0.99, 0.08), (GRID, 0.996, 0.2)])
+def test_momentum_and_crops_are_those_of_the_networks_recipe(name, momentum, smallest):
+    task = make(name)
+    assert task.momentum == momentum
+    for view in (task.first, task.second):
+        assert view.scale == (smallest, 1.0) and view.interpolation == "bilinear", "torchvision's default"
+    gap, before = 1.0, task.target.projector[0].weight.detach().clone()
+    with torch.no_grad():
+        task.projector[0].weight.add_(gap)
+    task.after_step(Step.at(0, 10**6))
+    torch.testing.assert_close(
+        task.target.projector[0].weight, before + (1 - momentum) * gap, rtol=1e-6, atol=1e-9
+    )

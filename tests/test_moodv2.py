@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import tiny
 from pretask.catalog import find
@@ -188,6 +189,28 @@ def test_a_picture_is_read_off_the_mean_of_its_normed_patches():
     found = made(torch.rand(2, 3, 32, 32))
     torch.testing.assert_close(found.pooled, found.tokens.mean(1))
     assert find("moodv2").needs == "patches"
+
+
+@pytest.mark.parametrize("cache", ["memory", "never"])
+def test_whole_pictures_are_squashed_where_that_is_asked(tmp_path, cache):
+    """Its benchmark's way: nothing of a wide picture is cut off."""
+    for number in range(3):
+        noise = np.random.default_rng(number).random((6, 15, 3)) * 255
+        Image.fromarray(noise.astype("uint8")).resize((150, 60), Image.Resampling.BICUBIC).save(
+            tmp_path / f"{number}.png"
+        )
+    wide, squashed = (
+        open_data(tmp_path, image_size=32, cache=cache, fit=fit) for fit in ("middle", "squash")
+    )
+    made = encoder()
+    made.forward = lambda image: image  # what it is shown
+    for number, seen in enumerate(made.encode(squashed.batch(range(3)))):
+        whole = Image.open(tmp_path / f"{number}.png").resize((32, 32), Image.Resampling.BICUBIC)
+        expected = torch.from_numpy(np.array(whole)).permute(2, 0, 1) / 255
+        assert (seen - expected).abs().mean() < 0.02
+        assert (made.encode(wide.batch([number]))[0] - expected).abs().mean() > 0.05
+    with pytest.raises(UsageError, match="stretch"):
+        open_data(tmp_path, fit="stretch")
 
 
 def test_sheet_fills_covered_patches_with_what_the_words_look_like():

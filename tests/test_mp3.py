@@ -41,7 +41,7 @@ def masked_attention(block, x, context):
 def test_only_the_context_is_asked_in_every_layer():
     task = make().double()
     puzzle = task.puzzle({"image": batch()["image"].double()}, Step.at())
-    assert puzzle.context.shape == (3, 16)
+    assert puzzle.context.shape == (3, 32)
     x = task.encoder.contents(puzzle.image)
     for block in task.encoder.blocks:
         x = masked_attention(block, x, puzzle.context)
@@ -89,5 +89,19 @@ def test_what_betrays_places_is_refused():
                 "vit_tiny_patch16_224:depth=1,embed_dim=32,num_heads=2", image_size=32, patch_size=4
             )
         )
-    with pytest.raises(UsageError, match="context"):
-        make(mask_ratio=0.999)
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        make(mask_ratio=1.1)
+    with pytest.raises(UsageError, match=r"last norm .* add fc_norm=false"):
+        MP3(build_encoder(BARE.replace(",fc_norm=false", ""), image_size=32, patch_size=4))
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.99, 1), (1.0, 1), (0.75, 16), (0.7, 19), (0.0, 64)])
+def test_the_context_is_rounded_down_and_never_empty(ratio, kept):
+    task = make(mask_ratio=ratio)
+    assert task.puzzle(batch(), Step.at()).context.shape == (3, kept)
+    assert task.loss(batch(), Step.at())["position"].isfinite()
+
+
+def test_small_pictures_keep_half_and_others_a_quarter():
+    assert make().num_context == 32
+    assert MP3(build_encoder(BARE, image_size=96, patch_size=16)).num_context == 9

@@ -16,8 +16,9 @@ from pretask.evaluation.detection import aupr, auroc, auroc_interval, false_posi
 from pretask.evaluation.features import extract
 from pretask.evaluation.finetune import fine_tuned, finetune
 from pretask.evaluation.linear import fit_chosen
-from pretask.evaluation.ood import head_of, one_class, ood
-from pretask.evaluation.ood_scores import HEADLESS, PAPER, SCORES, Head, Known, score_all
+from pretask.evaluation.ood import head_of, one_class, ood, told_apart
+from pretask.evaluation.ood_distances import mood_false_positives, mood_threshold
+from pretask.evaluation.ood_scores import HEADLESS, MOOD, PAPER, SCORES, SINGLE, Head, Known, score_all
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -61,6 +62,48 @@ def left_over(known: Known, dropped: int) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eig(covariance)
     order = sorted(range(len(values)), key=lambda i: -values[i])
     return u, np.stack([vectors[:, i] for i in order[dropped:]], axis=1)
+
+
+def gaussian_distance(unit: np.ndarray, z: np.ndarray, covariance: np.ndarray | None = None) -> float:
+    mean = sum(unit) / len(unit)
+    if covariance is None:
+        covariance = sum(np.outer(row - mean, row - mean) for row in unit) / len(unit)
+    return (z - mean) @ np.linalg.pinv(covariance) @ (z - mean)
+
+
+def shrunk(unit: np.ndarray) -> np.ndarray:
+    """Ledoit and Wolf's covariance (2004, lemmas 3.2 to 3.4)."""
+    rows = unit - unit.mean(0)
+    n, dim = rows.shape
+    sample = sum(np.outer(row, row) for row in rows) / n
+    size = np.trace(sample) / dim
+    away = ((sample - size * np.eye(dim)) ** 2).sum() / dim
+    error = sum(((np.outer(row, row) - sample) ** 2).sum() for row in rows) / n**2 / dim
+    share = min(error, away) / away
+    return share * size * np.eye(dim) + (1 - share) * sample
+
+
+def naive_mood(name: str, unit: np.ndarray, labels: np.ndarray, z: np.ndarray) -> float:
+    if name == "one-gaussian":
+        return -gaussian_distance(unit, z)
+    if name in ("nearest-gaussian", "mean-gaussian"):
+        each = [gaussian_distance(unit[labels == k], z) for k in range(10)]
+        return -min(each) if name == "nearest-gaussian" else -sum(each) / 10
+    off = [abs(a - b) for a, b in zip(z, unit.mean(0), strict=True)]
+    if name == "euclidean":
+        return -math.sqrt(sum(value**2 for value in off))
+    if name == "minkowski":
+        return -sum(off)
+    if name == "chebyshev":
+        return -max(off)
+    likeness = max(sum(a * b for a, b in zip(row, z, strict=True)) for row in unit)
+    if name in ("cosine", "projection"):
+        return likeness * (12 if name == "projection" else 1)  # the squared length of 12 features of length 1
+    if name == "gauss":
+        covariance = shrunk(unit)
+        k = 1 / ((2 * math.pi) ** (len(z) / 2) * math.sqrt(np.linalg.norm(np.linalg.pinv(covariance))))
+        return math.log(k * math.exp(-gaussian_distance(unit, z, covariance) / 2))
+    raise AssertionError(name)
 
 
 def naive(name: str, known: Known, z: np.ndarray) -> float:
@@ -108,33 +151,45 @@ def naive(name: str, known: Known, z: np.ndarray) -> float:
             terms = [a * (math.log(a / b) if b else math.inf) for a, b in zip(p, q, strict=True) if a != 0]
             best = min(best, sum(terms))
         return -best
-    if name == "one-gaussian":
-        unit = np.stack([row / np.linalg.norm(row) for row in train])
-        off, mean = z / np.linalg.norm(z), unit.mean(0)
-        covariance = sum(np.outer(row - mean, row - mean) for row in unit) / len(unit)
-        return -(off - mean) @ np.linalg.pinv(covariance) @ (off - mean)
+    if name == "entropy":
+        return sum(a * math.log(a) for a in p)
+    if name in MOOD:
+        unit = np.stack([row / (np.linalg.norm(row) + 1e-10) for row in train])
+        return naive_mood(name, unit, known.labels.numpy(), z / (np.linalg.norm(z) + 1e-10))
     if name == "knn":
         unit = [row / np.linalg.norm(row) for row in train]
         return -sorted(np.linalg.norm(z / np.linalg.norm(z) - row) for row in unit)[49]
     raise AssertionError(name)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", [name for name in SCORES if name != "kmeans"])
 def test_score_is_its_formula(name, known, fresh):
     found = SCORES[name](known)(fresh)
     expected = torch.tensor([naive(name, known, row) for row in fresh.numpy()], dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_kmeans_is_the_distance_to_the_nearest_of_as_many_centres_as_classes():
+    """Three bundles of directions, under labels that know nothing of them."""
+    bundles = torch.eye(8, dtype=torch.float64)[:3].repeat(40, 1)
+    features = (bundles + 0.05 * normal(120, 8)) * (1 + normal(120, 1, seed=1).abs())
+    found = SCORES["kmeans"](Known(features, torch.arange(120) // 40))(normal(5, 8, seed=2))
+    unit = features / features.norm(dim=1, keepdim=True)
+    centres = [unit[bundle::3].mean(0) for bundle in range(3)]
+    expected = [-min(float((z / z.norm() - c).norm()) for c in centres) for z in normal(5, 8, seed=2)]
+    assert found.tolist() == pytest.approx(expected, abs=1e-8)
+
+
 def test_all_scores_are_larger_for_what_is_known(known):
     near, far = known.features[:200], known.features[:200] * -3 + 40 * normal(1, 24, seed=5)
     known = known._replace(head=head_of(fit_chosen((known.features.float(), known.labels)).model))
     found = score_all(known, {"near": near, "far": far})
-    assert (
-        set(found) == set(SCORES) and set(PAPER) | {"knn", "one-gaussian"} == set(SCORES) and len(PAPER) == 9
-    )
+    assert set(found) == set(SCORES) - {"projection"}, "it cannot compare sets of unequal numbers"
+    assert set(PAPER) | {"knn"} | set(MOOD) == set(SCORES) and len(PAPER) == 9
     for name in ("residual", "vim", "mahalanobis", "knn"):
         assert auroc(found[name]["near"], found[name]["far"]) > 0.95, name
+    for name in set(MOOD) - {"entropy", "projection"}:
+        assert auroc(found[name]["near"], found[name]["far"]) > 0.8, name
 
 
 def test_features_are_shifted_by_the_origin_of_logits_not_by_their_mean(known, fresh):
@@ -162,7 +217,7 @@ def test_kl_matching_is_infinite_where_only_the_template_is_zero():
 
 def test_without_a_head_there_are_the_scores_that_need_none(known, fresh):
     found = score_all(Known(known.features, known.labels), {"fresh": fresh})
-    assert tuple(found) == HEADLESS
+    assert set(found) == set(HEADLESS) - {"projection"}
     with pytest.raises(UsageError, match="head"):
         SCORES["msp"](Known(known.features, known.labels))
 
@@ -202,6 +257,25 @@ def test_aupr_is_the_trapezoid_under_the_curve():
     area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(points, points[1:], strict=False))
     assert aupr(inside, outside) == pytest.approx(area, abs=1e-12)
     assert aupr(torch.tensor([0.0, -math.inf]), torch.tensor([-math.inf])) > 0.5
+
+
+def test_mood_judges_its_scores_as_its_code_does():
+    """Distances 1 .. 20 and 19.02: the 95th percentile lies at 19.05, between two known samples."""
+    inside, outside = -torch.arange(1.0, 21.0), torch.tensor([-19.02])
+    assert false_positives(inside, outside) == 0 and mood_false_positives(inside, outside) == 1
+    assert mood_threshold(inside) == pytest.approx(-19.05)
+    found = {
+        name: told_apart("ood", name, inside, {"far": outside}) for name in ("mahalanobis", "one-gaussian")
+    }
+    assert [found[name][1].value for name in found] == [0, 1]
+    inside, outside = scores_with_ties()
+    area, last = 0.0, 0
+    for threshold in sorted({*inside.tolist(), *outside.tolist()}):  # what is outside is positive, below it
+        hits, false = int((outside <= threshold).sum()), int((inside <= threshold).sum())
+        area += (hits - last) / len(outside) * hits / (hits + false)
+        last = hits
+    score = told_apart("ood", "one-gaussian", inside, {"far": outside})[0]
+    assert score.detail["by set"]["far"]["aupr_out"] == pytest.approx(area, abs=1e-12)
 
 
 def test_delong_covers_the_truth():
@@ -250,7 +324,7 @@ def test_protocol_reports_means_over_sets_and_the_range_over_scores():
     def score_of(name: str) -> torch.Tensor:
         return score_all(Known(*train, head), {"test": test[0]})[name]["test"]
 
-    for name in SCORES:
+    for name in set(SCORES) - {"projection"}:
         found = scores[f"auroc {name}"]
         by_set = found.detail["by set"]
         assert found.value == pytest.approx((by_set["far"]["auroc"] + by_set["same"]["auroc"]) / 2)
@@ -278,7 +352,9 @@ def test_one_class_judges_each_class_by_its_own_samples():
     centres[5], centres[6] = 8.0, 8.0
     train, test = ((normal(180, 6, seed=seed).float() + centres[labels], labels) for seed in (1, 2))
     scores = {score.metric: score for score in one_class(train, test)}
-    assert set(scores) == {f"{metric} {name}" for metric in ("auroc", "fpr95") for name in HEADLESS}
+    assert set(scores) == {
+        f"{metric} {name}" for metric in ("auroc", "fpr95") for name in SINGLE if name != "projection"
+    }
     found = scores["auroc mahalanobis"]
     x, y = train
     expected = []

@@ -116,20 +116,40 @@ def test_what_is_no_denoiser_is_refused():
 # ---- the average
 
 
-def test_the_average_follows_and_is_what_is_kept():
-    task = P2Weighting(encoder(), ema=0.5)
+@pytest.mark.parametrize(
+    ("options", "decays"),
+    [
+        ({"ema": 0.2}, [0.1, 2 / 11, 0.2, 0.2]),
+        ({}, [0.1, 2 / 11, 0.25, 4 / 13]),
+        ({"ema_warmup": False}, [0.9999] * 4),
+    ],
+)
+def test_the_average_follows_and_is_what_is_kept(options, decays):
+    """As shares: what each of the weights that there were is worth in the average."""
+    task = P2Weighting(encoder(), **options)
     name = "model.conv_in.weight"
     parameter = task.encoder.get_parameter(name)
-    expected = parameter.detach().clone()
+    start, were = parameter.detach().double(), []
     for index in range(4):
         with torch.no_grad():
             parameter.add_(1.0 + index)
-        decay = min(0.5, (1 + index) / (10 + index))
-        expected = decay * expected + (1 - decay) * parameter.detach()
+        were.append(parameter.detach().double())
         task.after_step(Step.at(index, 4))
-        torch.testing.assert_close(task.average.get_parameter(name).detach(), expected)
-    torch.testing.assert_close(parameter.detach(), expected), "the last step hands it over"
-    assert min(0.9999, (1 + 90_000) / (10 + 90_000)) == 0.9999 > (1 + 80_000) / (10 + 80_000)
+    expected = start * math.prod(decays)
+    for index, weights in enumerate(were):
+        expected = expected + (1 - decays[index]) * math.prod(decays[index + 1 :]) * weights
+    torch.testing.assert_close(task.average.get_parameter(name).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(parameter.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_decay_stops_rising_at_the_papers():
+    task, step = P2Weighting(encoder()), 200_000
+    before = task.average.get_parameter("model.conv_in.bias").detach().clone()
+    with torch.no_grad():
+        task.encoder.get_parameter("model.conv_in.bias").add_(100.0)
+    task.after_step(Step.at(step, 2 * step))
+    moved = task.average.get_parameter("model.conv_in.bias") - before
+    torch.testing.assert_close(moved, torch.full_like(moved, 100 * 1e-4), rtol=2e-3, atol=0)
 
 
 def test_preview_shows_noise_at_several_levels_and_answers():
@@ -154,12 +174,46 @@ def test_preview_shows_noise_at_several_levels_and_answers():
 # ---- the encoder
 
 
+def adm_parameters(width: int, mults: tuple[int, ...], attends: int, chans: int) -> int:
+    """Of ADM's U-Net with one residual block a resolution, layer by layer as in its paper."""
+    wide = 4 * width  # of the level's embedding
+
+    def residual(inside: int, outside: int) -> int:
+        halves = 2 * inside + 9 * inside * outside + outside, 2 * outside + 9 * outside**2 + outside
+        scale_and_shift = (wide + 1) * 2 * outside
+        return sum(halves) + scale_and_shift + ((inside + 1) * outside if inside != outside else 0)
+
+    def attention(inside: int) -> int:  # its normalisation, queries, keys and values, and the way out
+        return 2 * inside + (inside + 1) * 3 * inside + (inside + 1) * inside
+
+    total = (width + 1) * wide + (wide + 1) * wide + (9 * chans + 1) * width
+    now, passed = width, [width]
+    for place, times in enumerate(mults):
+        total += residual(now, times * width) + (attention(times * width) if place == attends else 0)
+        now = times * width
+        passed.append(now)
+        if place + 1 < len(mults):
+            total += residual(now, now)
+            passed.append(now)
+    total += 2 * residual(now, now) + attention(now)
+    for place, times in reversed(list(enumerate(mults))):
+        for _ in range(2):
+            total += residual(now + passed.pop(), times * width)
+            now = times * width
+            total += attention(now) if place == attends else 0
+        total += residual(now, now) if place else 0
+    return total + 2 * width + (9 * width + 1) * 2 * chans
+
+
 def test_the_papers_light_network_has_93_million_parameters():
     model = build_unet(3, 256, True)
-    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == 94 and model.config.out_channels == 6
+    count = sum(p.numel() for p in model.parameters())
+    assert count == adm_parameters(128, (1, 1, 2, 2, 4, 4), attends=4, chans=3) == 93_563_910
+    assert model.config.out_channels == 6
     kinds = [type(block).__name__ for block in model.down_blocks]
     assert kinds == ["ResnetDownsampleBlock2D"] * 4 + ["AttnDownBlock2D", "ResnetDownsampleBlock2D"]
     assert {block.attentions[0].heads for block in model.down_blocks[4:5]} == {512 // 64}
+    assert model.mid_block.attentions[0].group_norm.num_groups == 32
 
 
 def test_features_are_the_middle_of_the_network_under_a_little_noise():

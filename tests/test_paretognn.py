@@ -18,6 +18,8 @@ from pretask.objectives.decorrelation import decorrelation
 from pretask.objectives.reconstruction import scaled_cosine_error
 from pretask.pretexts.graph import Graph, augmented, hidden_nodes, permutation, with_self_loops
 from pretask.task import Step
+from pretask.training.optimisers import make_optimiser, set_rates
+from pretask.training.plan import make_plan
 
 
 def dice(seed: int = 0) -> torch.Generator:
@@ -38,6 +40,15 @@ def task(seed: int = 0, **options) -> ParetoGNN:
 
 def batch() -> dict:
     return open_data("karate").batch(torch.arange(34))
+
+
+def test_the_optimiser_decays_all():
+    method = task()
+    schedule = make_plan(method.recipe, 34, max_steps=10).schedule(method.recipe)
+    optimiser = make_optimiser(method.named_parameters(), schedule, method.encoder)
+    set_rates(optimiser, schedule, 0)
+    (group,) = optimiser.param_groups
+    assert group["weight_decay"] == 1e-5 and any(p.ndim == 1 for p in group["params"])
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 
 import tiny
+from pretask.methods.image.exemplar import Exemplar
 from pretask.methods.image.jigsaw import Jigsaw
 from pretask.methods.image.relative_location import MIDDLE, RelativeLocation
+from pretask.methods.image.rotation import Rotation
 from pretask.pretexts.permutation import far_apart
 from pretask.task import Step
+from pretask.training.plan import Plan
 
 
 def make(cls, **options):
@@ -117,6 +120,37 @@ def test_the_places_of_a_patch_include_the_last(monkeypatch):
     )
     task.patches(tiny.images(2), Step.at())
     assert asked == [task.cell - task.patch + 1]
+
+
+@pytest.mark.parametrize("cls", [Jigsaw, RelativeLocation])
+def test_what_is_only_looked_at_is_the_middle_of_every_cell(cls):
+    """Of 292 pixels the middle 255 from 18 on, of each 85 the middle 64 from 10 on."""
+    torch.manual_seed(0)
+    task = cls(tiny.encoder("grid", side=224), embedding_dim=6, grey=0.0).eval()
+    image = torch.rand(2, 3, 292, 292, generator=torch.Generator().manual_seed(0))
+    patches = task.patches({"image": image}, Step.at(3))
+    for number in range(9):
+        row, column = divmod(number, 3)
+        top, left = 18 + 85 * row + 10, 18 + 85 * column + 10
+        expected = image[:, :, top : top + 64, left : left + 64]
+        torch.testing.assert_close(patches[:, number], expected, atol=1e-4, rtol=0)
+    assert not torch.equal(task.train().patches({"image": image}, Step.at(3)), patches)
+
+
+def test_running_statistics_of_the_head_take_three_thousandths_of_what_is_new():
+    task = make(RelativeLocation)
+    x = torch.randn(16, 12, generator=torch.Generator().manual_seed(0))
+    task.hidden(x)
+    linear, norm, _ = task.hidden
+    torch.testing.assert_close(norm.running_mean, 0.003 * linear(x).mean(0), rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("cls", [Jigsaw, RelativeLocation, Rotation, Exemplar])
+def test_the_rate_falls_to_a_tenth_at_epochs_15_and_25_of_35(cls):
+    schedule = Plan(cls.recipe, 256, 350, 10).schedule(cls.recipe)
+    found = [schedule.shape(epoch * 10) for epoch in (0, 2, 5, 14, 15, 24, 25, 34)]
+    assert found == pytest.approx([0, 0.4, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert schedule.peak == pytest.approx(0.1)
 
 
 def test_the_head_starts_as_the_official_one():

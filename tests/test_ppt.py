@@ -1,5 +1,6 @@
 """Tracks as data, and PPT: windows against loops, the alignment of each stage, what learns when."""
 
+import math
 from contextlib import suppress
 
 import numpy as np
@@ -126,15 +127,27 @@ def test_the_next_point_is_asked_everywhere_and_the_past_cannot_see_the_future()
 
 
 def test_augmentation_turns_by_right_angles_and_flips():
+    """A step shows its whole batch in one of five ways, all equally often."""
     method, batch = task(), tiny.tracks(2)
     points = method.encoder.relative(batch)
-    tracks = method.tracks(batch)
-    assert len(tracks) == 10 and torch.equal(tracks[:2], points)
-    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    for k in range(1, 4):
-        expected = points @ torch.linalg.matrix_power(turn, k).T
-        assert torch.allclose(tracks[2 * k : 2 * k + 2], expected, atol=1e-6)
-    assert torch.equal(tracks[8:, :, 0], -points[..., 0]) and torch.equal(tracks[8:, :, 1], points[..., 1])
+    expected = []
+    for k in range(4):
+        c, s = round(np.cos(-k * np.pi / 2)), round(np.sin(-k * np.pi / 2))
+        turned = torch.zeros_like(points)
+        for row, at in np.ndindex(*points.shape[:2]):
+            x, y = points[row, at].tolist()
+            turned[row, at] = torch.tensor([c * x - s * y, s * x + c * y])
+        expected.append(turned)
+    first_turn = torch.stack([points[..., 1], -points[..., 0]], dim=2)
+    assert torch.equal(expected[1], first_turn), "(x, y) to (y, -x)"
+    expected.append(points * torch.tensor([-1.0, 1.0]))
+    seen = []
+    for index in range(200):
+        found = method.tracks(batch, Step.at(index))
+        (which,) = [k for k, known in enumerate(expected) if torch.equal(found, known)]
+        seen.append(which)
+    assert all(seen.count(k) > 20 for k in range(5))
+    assert torch.equal(method.eval().tracks(batch, Step.at()), points)
 
 
 def test_the_destination_is_asked_from_the_position_before_the_last(monkeypatch):
@@ -178,12 +191,121 @@ def test_stages_copy_and_train_what_they_should():
 def test_the_path_reaches_the_destination_and_no_gradient_the_teachers():
     method = staged(FUTURE)
     losses = method.loss(tiny.tracks(4), at(FUTURE))
-    assert losses.keys() == method.weights.keys()
     losses["path"].backward(retain_graph=True)
     assert method.encoder.model.destination.head[0].weight.grad.abs().sum() > 0, "d* is not detached"
     method.total(losses).backward()
     teachers = [*method.next_teacher.parameters(), *method.end_teacher.parameters()]
     assert all(p.grad is None for p in teachers) and method.adapt.weight.grad is not None
+
+
+def shaken(stage: int) -> PPT:
+    """A method before its stage's first step, whose networks have all gone their own ways."""
+    method = staged(stage, augment=False).double().eval()
+    with torch.no_grad():
+        for number, parameter in enumerate(method.parameters()):
+            drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter.add_(0.1 * drawn)
+    return method
+
+
+def by_hand(method: PPT, prefix: str):
+    """A GPT of one block, a linear layer and a network of four from the weights alone."""
+    p = {name: value.detach() for name, value in method.named_parameters()}
+
+    def linear(name, x):
+        return p[f"{name}.weight"] @ x + p[f"{name}.bias"]
+
+    def norm(name, x):
+        return (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    def gpt(tokens, places, causal):
+        table, block = p[f"{prefix}.position.weight"], f"{prefix}.blocks.0"
+        x = [token + table[place] for token, place in zip(tokens, places, strict=True)]
+        parts = [linear(f"{block}.qkv", norm(f"{block}.norm1", token)).view(3, 2, -1) for token in x]
+        out = []
+        for i, token in enumerate(x):
+            seen, mixed = range(i + 1) if causal else range(len(x)), []
+            for head in range(2):
+                score = [parts[i][0, head] @ parts[j][1, head] / 8**0.5 for j in seen]
+                weight = torch.stack(score).softmax(0)
+                mixed.append(sum(w * parts[j][2, head] for w, j in zip(weight, seen, strict=True)))
+            token = token + linear(f"{block}.proj", torch.cat(mixed))
+            hidden = linear(f"{block}.mlp.0", norm(f"{block}.norm2", token))
+            hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+            out.append(norm(f"{prefix}.norm", token + linear(f"{block}.mlp.2", hidden)))
+        return out
+
+    def deep(name, x):
+        for layer in (0, 2, 4):
+            x = linear(f"{name}.{layer}", x).clamp(min=0)
+        return linear(f"{name}.6", x)
+
+    return linear, gpt, deep
+
+
+def feature_by_hand(method: PPT, prefix: str, past: torch.Tensor) -> torch.Tensor:
+    """Of the learned token, the ninth, which stands at place 19."""
+    linear, gpt, _ = by_hand(method, f"{prefix}.gpt")
+    token = dict(method.named_parameters())[f"{prefix}.token"].detach()
+    tokens = [*(linear(f"{prefix}.gpt.embed", point) for point in past), linear(f"{prefix}.embed", token)]
+    return gpt(tokens, [*range(1, 9), 19], True)[-1]
+
+
+def test_the_losses_of_destinations_by_hand():
+    method, batch = shaken(DESTINATION), tiny.tracks(3)
+    batch = {**batch, "track": batch["track"].double()}
+    losses = method.loss(batch, at(DESTINATION))
+    distance, apart = [], []
+    for points in method.encoder.relative(batch):
+        feature = feature_by_hand(method, "encoder.model.destination", points[:8])
+        _, _, deep = by_hand(method, "encoder.model.destination.gpt")
+        ends = deep("encoder.model.destination.head", feature).view(3, 2)
+        distance.append(min(float((end - points[19]).norm()) for end in ends))
+        apart += [math.exp(-(float((ends[i] - ends[j]).norm()) ** 2)) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert float(losses["candidates"].detach()) == pytest.approx(np.mean(distance))
+    assert float(losses["repulsion"].detach()) == pytest.approx(np.mean(apart))
+    whole = np.mean(distance) + 100 * np.mean(apart)
+    assert float(method.total(losses).detach()) == pytest.approx(whole)
+
+
+def test_the_losses_of_the_last_stage_by_hand():
+    """Norms, not squares, of path and end; squares of features; weights 1, 1, 5 and 0.5.
+
+    The last observed token tells the first future point by a layer of its own, prompts 1 to 10 the next ones, the
+    last prompt a correction of the destination; the destination's own token is not read.
+    """
+    method, batch = shaken(FUTURE), tiny.tracks(3)
+    batch = {**batch, "track": batch["track"].double()}
+    losses = {name: float(value.detach()) for name, value in method.loss(batch, at(FUTURE)).items()}
+    total = float(method.total(method.loss(batch, at(FUTURE))).detach())
+    own, goal = "encoder.model.trajectory", "encoder.model.destination"
+    linear, gpt, deep = by_hand(method, f"{own}.gpt")
+    _, taught, _ = by_hand(method, "next_teacher")
+    prompts = method.encoder.model.trajectory.prompts.detach()
+    found = {name: [] for name in losses}
+    for points in method.encoder.relative(batch):
+        past, future = points[:8], points[8:]
+        feature = feature_by_hand(method, goal, past)
+        ends = deep(f"{goal}.head", feature).view(3, 2)
+        end = min(ends, key=lambda candidate: float((candidate - future[-1]).norm()))
+        tokens = [linear(f"{own}.gpt.embed", point) for point in past]
+        tokens += [linear(f"{own}.embed", prompt) for prompt in prompts]
+        x = gpt([*tokens, linear(f"{own}.gpt.embed", end)], range(1, 21), False)
+        path = [linear(f"{own}.first", x[7]), *(linear(f"{own}.between", x[i]) for i in range(8, 18))]
+        path.append(end + deep(f"{own}.correct", x[18]))
+        steps = [linear("next_teacher.embed", point) for point in points[:19]]
+        known = taught(steps, range(1, 20), True)[7:]
+        errors = [float((a - b).norm()) for a, b in zip(path, future, strict=True)]
+        found["path"].append(np.mean(errors))
+        found["end"].append(float((end - future[-1]).norm()))
+        gaps = [(linear("adapt", a) - b).square().mean() for a, b in zip(x[7:19], known, strict=True)]
+        found["next_features"].append(np.mean([float(gap) for gap in gaps]))
+        goal_gap = linear("adapt_end", feature) - feature_by_hand(method, "end_teacher", past)
+        found["end_feature"].append(float(goal_gap.square().mean()))
+    expected = {name: np.mean(values) for name, values in found.items()}
+    assert losses == pytest.approx(expected)
+    weights = {"path": 1.0, "end": 1.0, "next_features": 5.0, "end_feature": 0.5}
+    assert total == pytest.approx(sum(weights[name] * expected[name] for name in weights))
 
 
 def test_rates_of_the_last_stage():

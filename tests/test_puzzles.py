@@ -10,7 +10,15 @@ from PIL import Image
 
 from pretask.data.films import look_at
 from pretask.errors import DataError, PretaskError, UsageError
-from pretask.puzzles.clips import clip_frames, clip_plan, clip_ranges, shrink, split_spatially
+from pretask.puzzles.clips import (
+    PIXELS,
+    clip_frames,
+    clip_plan,
+    clip_ranges,
+    frame_size,
+    sized,
+    split_spatially,
+)
 from pretask.puzzles.depth import depth_points
 from pretask.puzzles.makers import VisualJigsawMaker
 from pretask.puzzles.numbers import draw_markers, take_out
@@ -96,11 +104,29 @@ class TestClips:
         assert len(tiles) == 6 and {tuple(tile.shape) for tile in tiles} == {(2, 3, 17, 36)}
         assert tiles[0].is_floating_point()
 
-    def test_shrink(self):
-        clip = torch.rand(2, 3, 40, 60)
-        assert shrink(clip, 2400) is clip
-        small = shrink(clip, 600)
-        assert small.shape == (2, 3, 20, 30) and small.min() >= 0 and small.max() <= 1
+    @pytest.mark.parametrize(
+        ("height", "width", "expected"),
+        [
+            (240, 320, (280, 392)),  # enlarged
+            (1080, 1920, (224, 420)),
+            (308, 308, (336, 336)),  # 308 x 308 are too few
+            (6, 8, (280, 392)),
+            (224, 448, (224, 448)),  # as many as asked for
+            (50, 2000, (28, 1988)),  # a side is one unit at least
+        ],
+    )
+    def test_frame_sizes(self, height, width, expected):
+        smart = pytest.importorskip("transformers.models.qwen2_vl.image_processing_qwen2_vl").smart_resize
+        assert frame_size(height, width) == smart(height, width, 28, PIXELS, PIXELS) == expected
+
+    def test_frames_grow_and_shrink(self):
+        clip = PHOTO[None].repeat(2, 1, 1, 1) / 255
+        small = sized(clip, 28 * 28)
+        assert small.shape == (2, 3, 28, 28) and small.min() >= 0 and small.max() <= 1
+        large = sized(clip, 16 * 28 * 28)
+        assert large.shape == (2, 3, 112, 140) and float(large.mean()) == pytest.approx(
+            float(clip.mean()), abs=0.01
+        )
 
 
 def hills() -> torch.Tensor:
@@ -195,7 +221,13 @@ class TestPuzzles:
         assert [float(frame.mean()) for frame in puzzle.pictures[::4]] == pytest.approx([0.1, 0.2, 0.0])
         assert "3 clips" in puzzle.parts[-1] and "<answer>" in puzzle.parts[-1]
         tiled = video_puzzle(clips, torch.arange(12), grid=(2, 2))
-        assert len(tiled.pictures) == 48 and tiled.pictures[0].shape == (3, 3, 4)
+        assert len(tiled.pictures) == 48 and tiled.pictures[0].shape == (3, 280, 392)
+
+    def test_tiles_of_bytes_that_have_to_be_enlarged_keep_their_brightness(self):
+        clips = [torch.full((2, 3, 7, 9), 51 * (i + 1), dtype=torch.uint8) for i in range(2)]
+        puzzle = video_puzzle(clips, torch.arange(8), grid=(2, 2), pixels=784)
+        found = [float(frame.mean()) for frame in puzzle.pictures]
+        assert found == pytest.approx([0.2] * 8 + [0.4] * 8, abs=1e-3)
 
     def test_an_order_of_other_pieces(self):
         with pytest.raises(UsageError, match="9 pieces"):
@@ -297,7 +329,8 @@ class TestWrite:
             assert row["answer"] == puzzle.answer and row["source"] == name and row["prompt"] == puzzle.prompt
             for image, picture in zip(row["images"], puzzle.pictures, strict=True):
                 assert torch.equal(to_tensor(image), picture)
-        assert "import reward" in (written.folder / "README.md").read_text()
+        card = (written.folder / "README.md").read_text()
+        assert "import reward" in card and 'lr_scheduler_type="constant"' in card
 
     def test_refusals(self, photo_folder, tmp_path):
         folder = photo_folder(2)

@@ -33,6 +33,29 @@ class TestGRPO:
         assert config.steps_per_generation == config.gradient_accumulation_steps == 1, "one update a batch"
         assert str(config.lr_scheduler_type.value) == "constant" and config.max_steps == 7
 
+    def test_an_advantage_by_hand(self, digits, monkeypatch):
+        """(r - mean) / (spread + 1e-6) of each group, also where rewards hardly differ."""
+        trl, advantages = pytest.importorskip("trl"), []
+        compute = trl.GRPOTrainer._compute_loss
+
+        def noted(trainer, model, inputs):
+            advantages.append(inputs["advantages"].double())
+            return compute(trainer, model, inputs)
+
+        monkeypatch.setattr(trl.GRPOTrainer, "_compute_loss", noted)
+        paid = [0.0, 1.0, 0.2, 0.4, 0.5, 0.5, 0.5, 0.5002]
+        plan = GRPO(steps=1, prompts=2, rollouts=4)
+        rows = grpo(small_on(digits), digits, plan, reward=lambda completions, **more: paid, every=1)
+        expected = []
+        for group in (paid[:4], paid[4:]):
+            mean = sum(group) / 4
+            spread = (sum((r - mean) ** 2 for r in group) / 3) ** 0.5
+            expected += [(r - mean) / (spread + 1e-6) for r in group]
+        assert sorted(torch.cat(advantages).tolist()) == pytest.approx(sorted(expected), rel=1e-2, abs=1e-3)
+        assert rows[0]["reward"] == pytest.approx(sum(paid) / 8), "what is noted is the reward itself"
+        whole = torch.tensor(paid, dtype=torch.float64).std()
+        assert rows[0]["reward spread"] == pytest.approx(float(whole), rel=1e-4)
+
     def test_a_group_answers_one_puzzle_and_steps_differ(self, digits):
         task = small_on(digits)
         asked = questions(task, digits, GRPO(steps=3, prompts=2), seed=0)

@@ -1,14 +1,12 @@
 """Networks of the study of pretexts and backbones: reversible blocks against plain autograd, widths."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pretask.encoders import build_encoder
-from pretask.encoders.revnet import ReversibleBlock, RevNet, Stage, ZeroPadPool, same_statistics
+from pretask.encoders.revnet import Downsample, ReversibleBlock, RevNet, Stage, ZeroPadPool, same_statistics
 
 GRID = {
     "revnet50:width=1,layers=[2,2,1,1]": 512,
@@ -20,10 +18,10 @@ GRID = {
 }
 
 
-def stage(save_memory: bool, seed: int = 0, first: ReversibleBlock | None = None) -> Stage:
+def stage(save_memory: bool, seed: int = 0, finer: bool = False) -> Stage:
     torch.manual_seed(seed)
-    blocks = [first or ReversibleBlock(8, 8), *(ReversibleBlock(8, 8) for _ in range(3))]
-    return Stage(blocks, save_memory).double()
+    blocks = [ReversibleBlock(16) for _ in range(4)]
+    return Stage([Downsample(), *blocks] if finer else blocks, save_memory).double()
 
 
 def by_hand(block: ReversibleBlock, x: torch.Tensor) -> torch.Tensor:
@@ -34,33 +32,48 @@ def by_hand(block: ReversibleBlock, x: torch.Tensor) -> torch.Tensor:
     convs = [part for part in block.residual if isinstance(part, nn.Conv2d)]
     for norm, conv in zip(norms, convs, strict=True):
         y = F.batch_norm(y, None, None, norm.weight, norm.bias, training=True, eps=1e-3)
-        y = F.conv2d(y.relu(), conv.weight, stride=conv.stride, padding=conv.padding)
-    if block.stride == 2:
-        ones = torch.ones_like(x1[:1, :1])
-        window = torch.ones(1, 1, 3, 3, dtype=x.dtype)
-        count = F.conv2d(ones, window, stride=2, padding=1)  # border padding does not count
-
-        def smaller(half):
-            flat = half.flatten(0, 1)[:, None]
-            half = (F.conv2d(flat, window, stride=2, padding=1) / count).view(
-                *half.shape[:2], *count.shape[-2:]
-            )
-            zeros = torch.zeros_like(half[:, : half.shape[1] // 2])
-            return torch.cat([zeros, half, zeros], dim=1)
-
-        x1, x2 = smaller(x1), smaller(x2)
+        y = F.conv2d(y.relu(), conv.weight, padding=conv.padding)
     return torch.cat([x2, x1 + y], dim=1)
 
 
-@pytest.mark.parametrize(("outside", "stride"), [(8, 1), (16, 2)])
-def test_a_block_by_hand(outside, stride):
+def test_a_block_by_hand():
     torch.manual_seed(0)
-    block, x = ReversibleBlock(8, outside, stride).double(), torch.randn(3, 8, 6, 6).double()
+    block, x = ReversibleBlock(16).double(), torch.randn(3, 16, 6, 6).double()
     assert torch.allclose(block(x), by_hand(block, x), atol=1e-12)
 
 
+def test_a_bottleneck_is_a_quarter_of_its_half():
+    shapes = [
+        tuple(part.weight.shape) for part in ReversibleBlock(64).modules() if isinstance(part, nn.Conv2d)
+    ]
+    assert shapes == [(8, 32, 1, 1), (8, 8, 3, 3), (32, 8, 1, 1)]
+
+
+@pytest.mark.parametrize("side", [6, 5])
+def test_the_step_between_stages_by_loops(side):
+    """Means of 2x2 places, fewer at the end of an odd side, and as many zero channels before as behind, over both
+    halves together."""
+    x = torch.randn(2, 4, side, side).double()
+    small = -(-side // 2)
+    expected = torch.zeros(2, 8, small, small).double()
+    for row in range(small):
+        for column in range(small):
+            places = x[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            expected[:, 2:6, row, column] = places.flatten(2).mean(2)
+    assert torch.allclose(Downsample()(x), expected, atol=1e-12)
+
+
+def test_between_stages_nothing_is_learned_and_every_block_is_reversible():
+    network = RevNet(width=1, layers=(3, 4, 6, 3), num_classes=0)
+    kinds = [[type(part) for part in stage] for stage in network.stages]
+    assert kinds == [
+        [ReversibleBlock] * 3,
+        *([Downsample, *[ReversibleBlock] * count] for count in (4, 6, 3)),
+    ]
+
+
 def test_the_inverse_is_exact():
-    block, x = stage(False)[0], torch.randn(3, 8, 5, 5).double()
+    block, x = stage(False)[0], torch.randn(3, 16, 5, 5).double()
     for training in (True, False):
         block.train(training)
         assert torch.allclose(block.inverse(block(x)), x, atol=1e-12)
@@ -68,12 +81,11 @@ def test_the_inverse_is_exact():
 
 @pytest.mark.parametrize("finer", [False, True])
 def test_gradients_are_those_of_plain_autograd(finer):
-    first = ReversibleBlock(4, 8, 2) if finer else None
-    plain, saving = (stage(save, first=copy.deepcopy(first)) for save in (False, True))
+    plain, saving = (stage(save, finer=finer) for save in (False, True))
     saving.load_state_dict(plain.state_dict())
     found = []
     for one in (plain, saving):
-        x = torch.randn(3, 4 if finer else 8, 6, 6, generator=torch.Generator().manual_seed(1)).double()
+        x = torch.randn(3, 8 if finer else 16, 6, 6, generator=torch.Generator().manual_seed(1)).double()
         x.requires_grad_()
         y = one(x)
         (y.sin() * torch.arange(y.numel()).view_as(y)).sum().backward()
@@ -84,7 +96,7 @@ def test_gradients_are_those_of_plain_autograd(finer):
 
 def test_statistics_are_counted_once():
     one = stage(True)
-    one(torch.randn(4, 8, 4, 4).double().requires_grad_()).sum().backward()
+    one(torch.randn(4, 16, 4, 4).double().requires_grad_()).sum().backward()
     assert {int(part.num_batches_tracked) for part in one.modules() if isinstance(part, nn.BatchNorm2d)} == {
         1
     }
@@ -96,7 +108,7 @@ def test_statistics_are_counted_once():
 def test_frozen_parts_get_no_gradient():
     one = stage(True)
     one[1].requires_grad_(False)
-    one(torch.randn(2, 8, 4, 4).double().requires_grad_()).sum().backward()
+    one(torch.randn(2, 16, 4, 4).double().requires_grad_()).sum().backward()
     assert all(p.grad is None for p in one[1].parameters())
     assert all(p.grad is not None for p in one[0].parameters())
 
@@ -157,7 +169,11 @@ def test_pooling_sees_zeros_beyond_the_border():
 
 def test_widths():
     assert RevNet(width=4, num_classes=0).num_features == 2048
-    count = sum(p.numel() for p in RevNet(width=4, num_classes=0).parameters()) / 1e6
-    assert 10 < count < 30  # a ResNet50 has 23.5 without its classifier
+    expected = 3 * 49 * 256 + 2 * 2048  # the first layer and the last normalisation
+    for blocks, half in zip((3, 4, 6, 3), (128, 256, 512, 1024), strict=True):
+        inner = half // 4
+        weights = half * inner + 9 * inner**2 + inner * half
+        expected += blocks * (weights + 2 * (half + inner + inner))
+    assert sum(p.numel() for p in RevNet(width=4, num_classes=0).parameters()) == expected
     vgg = build_encoder("vgg19_bn_wide:width=8,head_side=1", image_size=32, seed=0)
     assert vgg.dim == 4096 and sum(isinstance(part, nn.Conv2d) for part in vgg.modules()) == 16

@@ -271,3 +271,18 @@ def test_dropout_is_the_steps():
         task.turn_logits(torch.ones(4, 3, 32, 32), Step.at(1)),
         task.turn_logits(torch.ones(4, 3, 32, 32), Step.at(2)),
     )
+
+
+def test_orders_can_be_given():
+    table = "012345678, 102345678,876543210"
+    task, batch = make(pretext="jigsaw", table=table), tiny.images(6)
+    assert task.orders.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 8], [1, 0, *range(2, 9)], [*range(8, -1, -1)]]
+    shown, answer = task.tiles(batch, Step.at(1))
+    parts = enlarged_thirds(batch["image"] / 255, tiny.SIDE)
+    for row, which in enumerate(answer.tolist()):
+        for place, digit in enumerate(table.replace(" ", "").split(",")[which]):
+            torch.testing.assert_close(shown[row, place], parts[row, int(digit)])
+    assert task.head.out_features == 3 and task.chance(4)["jigsaw"] == pytest.approx(np.log(3))
+    for wrong in ("012345677", "01234567", "012345678,012345678"):
+        with pytest.raises(UsageError, match="digits"):
+            make(pretext="jigsaw", table=wrong)

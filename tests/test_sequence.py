@@ -49,6 +49,28 @@ class TestOrder:
         assert [again[number].tolist() for number in reversed(range(12))] == forwards[::-1]
         assert forwards[:6] != forwards[6:], "the next pass has another order within tasks"
 
+    @pytest.mark.parametrize(("count", "size"), [(60, 10), (62, 10), (6, 8)])
+    def test_all_passes_over_a_task_come_before_the_next_task(self, count, size):
+        """A, A, B, B, not A, B, A, B; each pass in an order of its own."""
+        groups, passes = torch.arange(count) % 2, 3
+        order = Order(count, size, 4, groups, passes)
+        steps = max(1, count // size) * passes
+        drawn = [order[number] for number in range(steps)]
+        expected = []
+        for task in range(2):
+            for epoch in range(passes):
+                mixed = np.random.default_rng([4, epoch]).permutation(count).tolist()
+                mixed = (mixed * size)[: max(count, size)]  # fewer than a batch are repeated
+                expected += [row for row in mixed if groups[row] == task]
+        assert torch.cat(drawn).tolist() == expected[: steps * size]
+        again = Order(count, size, 4, groups, passes)
+        assert all(torch.equal(again[n], drawn[n]) for n in reversed(range(steps))), (
+            "from wherever it goes on"
+        )
+        stream = [batch["label"] for batch in batches(digits(80), 8, seed=0, stop=20, tasks=5, passes=2)]
+        tasks = task_of_class(10, 5)[torch.cat(stream)]
+        assert tasks.tolist() == sorted(tasks.tolist()) and len(tasks.unique()) == 5
+
     def test_tasks_are_consecutive_classes(self):
         assert task_of_class(10, 5).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
         assert task_of_class(10, 3).tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]

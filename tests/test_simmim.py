@@ -8,6 +8,7 @@ from pretask.errors import UsageError
 from pretask.methods.image.simmim import SimMIM
 from pretask.objectives.reconstruction import patchify
 from pretask.task import Step
+from pretask.training.plan import Schedule
 
 VIT = "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2"
 
@@ -91,3 +92,26 @@ def test_blocks_are_skipped_in_training_alone():
     losses = [t.loss(batch(), Step.at(seed=2))["pixels"].item() for t in (task, plain)]
     assert losses[0] != losses[1]
     assert task.eval().loss(batch(), Step.at(seed=2))["pixels"].item() == pytest.approx(losses[1])
+
+
+def test_the_rate_falls_to_a_tenth_for_the_last_hundred_of_800_epochs():
+    """From 5e-7 to 1e-4 (for 512 pictures) in ten epochs, then flat: no cosine."""
+    task = make()
+    schedule = Schedule(task.recipe, 1.0, 0, 800)
+    for epoch in range(800):
+        rate = 5e-7 + (1e-4 - 5e-7) * epoch / 10 if epoch < 10 else 1e-4 if epoch < 700 else 1e-5
+        assert schedule.peak * schedule.shape(epoch) == pytest.approx(rate, rel=1e-9)
+    recipe = task.recipe
+    assert (recipe.lr_batch, recipe.clip, recipe.weight_decay, recipe.betas) == (512, 5.0, 0.05, (0.9, 0.999))
+
+
+def test_a_norm_behind_the_pooling_serves_as_well():
+    task = SimMIM(build_encoder(VIT + ",global_pool=avg", image_size=32, patch_size=4, seed=0), drop_path=0.0)
+    model = task.encoder.model
+    assert isinstance(model.norm, torch.nn.Identity)
+    with torch.no_grad():
+        model.fc_norm.bias.fill_(0.5)
+        model.fc_norm.weight.zero_()
+        image, order = task.hide(batch(), Step.at())
+        expected = (0.5 * task.decoder.weight.sum(1) + task.decoder.bias).expand(3, 40, -1)
+        torch.testing.assert_close(task.rebuild(image, order), expected)

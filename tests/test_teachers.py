@@ -174,6 +174,25 @@ def test_clip_is_shown_pictures_for_the_grid_that_is_asked(clip, image):
     assert teacher.image_size == (56, 56) and teacher(image).tokens.shape == (2, 49, 16)
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_clips_activation_is_that_of_the_tag(clip, image, monkeypatch, quick):
+    """As OpenAI's: weights that learned with x sigmoid(1.702 x), under a name whose network has an exact GELU."""
+    import open_clip
+    from open_clip import pretrained
+
+    file = clip[0].partition("@")[2]
+    create = open_clip.create_model
+    monkeypatch.setitem(pretrained._PRETRAINED, "tiny-clip", {"published": {"quick_gelu": quick}})
+    monkeypatch.setattr(
+        open_clip, "create_model", lambda name, pretrained, **given: create(name, pretrained=file, **given)
+    )
+    teacher = load_teacher("open_clip:tiny-clip@published", (5, 5))
+    x = torch.linspace(-3, 3, 13)
+    expected = x * torch.sigmoid(1.702 * x) if quick else x * (1 + torch.erf(x / 2**0.5)) / 2
+    for block in teacher.network.transformer.resblocks:
+        close(block.mlp.gelu(x), expected)
+
+
 # ---- transformers
 
 

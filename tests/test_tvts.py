@@ -15,6 +15,7 @@ from pretask.methods.multimodal.tvts import TVTS
 from pretask.pretexts.clips import draw_frames, draw_visible
 from pretask.pretexts.views import square_boxes
 from pretask.task import Step
+from pretask.training.plan import make_plan
 
 VIDEO = "video=space_time_vit:embed_dim=32,depth=2,num_heads=2,frames=8,patch=4"
 TEXT = "text=distilbert:dim=32,n_layers=1,n_heads=2,hidden_dim=64"
@@ -35,8 +36,46 @@ def batch():
     return tiny.narrated(6)
 
 
+def shake(module: torch.nn.Module) -> None:
+    """No parameter stays where it started: vectors of kinds at zero, norms at one."""
+    with torch.no_grad():
+        for number, parameter in enumerate(module.parameters()):
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator(number))
+
+
+def sorted_by_hand(sorter: Sorter, video: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """The logits of one sample's texts from the weights alone, in float64, a head and a token at a time."""
+    p = {name: value.detach().double() for name, value in sorter.named_parameters()}
+
+    def linear(name, x):
+        return p[f"{name}.weight"] @ x + p[f"{name}.bias"]
+
+    def norm(name, x):
+        deviation = (x - x.mean()).square().mean().add(1e-6).sqrt()
+        return (x - x.mean()) / deviation * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    x = [v.double() + p["type_embed"][0] for v in video] + [t.double() + p["type_embed"][1] for t in texts]
+    for number, block in enumerate(sorter.blocks):
+        name, heads = f"blocks.{number}", block.attn.num_heads
+        wide = [linear(f"{name}.attn.qkv", norm(f"{name}.norm1", token)) for token in x]
+        query, key, value = (torch.stack(part).unflatten(1, (heads, -1)) for part in zip(
+            *(token.chunk(3) for token in wide), strict=True))  # fmt: skip
+        for i in range(len(x)):
+            mixed = []
+            for head in range(heads):
+                score = torch.stack([query[i, head] @ other for other in key[:, head]])
+                weight = (score / query.shape[2] ** 0.5).softmax(0)
+                mixed.append(sum(w * v for w, v in zip(weight, value[:, head], strict=True)))
+            x[i] = x[i] + linear(f"{name}.attn.proj", torch.cat(mixed))
+            hidden = linear(f"{name}.mlp.fc1", norm(f"{name}.norm2", x[i]))
+            hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+            x[i] = x[i] + linear(f"{name}.mlp.fc2", hidden)
+    return torch.stack([linear("head", norm("norm", token)) for token in x[len(video) :]])
+
+
 def test_losses_against_loops():
     method = task()
+    shake(method.sorter)
     found = {name: value.item() for name, value in method.loss(batch(), Step.at()).items()}
     assert found.keys() == {"align", "sort"} and method.weights == {"sort": 2.0}
     with torch.no_grad():
@@ -52,7 +91,7 @@ def test_losses_against_loops():
                 ).tokens[:, 0]
                 for i in range(4)
             ]
-            logits = method.sorter(x, torch.stack(texts, dim=1))[0].double()
+            logits = sorted_by_hand(method.sorter, x[0], torch.cat(texts))
             for i in range(4):
                 sort -= float(logits[i, i] - logits[i].exp().sum().log()) / 24
             videos.append(heads["video"](x[:, 0])[0].double())
@@ -76,6 +115,25 @@ def test_sorting_does_not_teach_the_text_encoder_and_aligning_does():
     )
     losses["align"].backward()
     assert all(p.grad is not None for p in reader.parameters())
+
+
+def test_the_sorter_by_hand_and_its_vectors_of_kinds_count():
+    sorter = Sorter(32, 4, heads=2)
+    shake(sorter)
+    video, texts = torch.randn(2, 5, 32, generator=generator()), torch.randn(2, 4, 32, generator=generator(1))
+    logits = sorter(video, texts)
+    for row in range(2):
+        assert torch.allclose(logits[row].double(), sorted_by_hand(sorter, video[row], texts[row]), atol=1e-4)
+    with torch.no_grad():
+        sorter.type_embed.copy_(sorter.type_embed.flip(0))
+    assert not torch.allclose(sorter(video, texts), logits, atol=1e-2)
+
+
+def test_the_rate_falls_after_12_and_16_of_20_epochs():
+    plan = make_plan(task().recipe, 768 * 10, epochs=20, batch_size=768)
+    schedule = plan.schedule(plan.recipe)
+    by_epoch = [schedule.peak * schedule.shape(10 * epoch) for epoch in range(20)]
+    assert by_epoch == pytest.approx([1e-4] * 12 + [1e-5] * 4 + [1e-6] * 4)
 
 
 def test_the_sorter_does_not_know_in_which_order_texts_are_given():

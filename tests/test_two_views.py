@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from pretask.methods.image.swav import SwAV
 from pretask.methods.image.vicreg import VICReg
 from pretask.objectives.decorrelation import barlow_twins, covariance, variance_hinge
 from pretask.objectives.sinkhorn import sinkhorn
+from pretask.pretexts.views import simclr_views
 from pretask.task import Step
 
 GRID = "resnet10t:stem_width=8,channels=[8,16,24,32],zero_init_last=false"
@@ -166,6 +168,13 @@ def test_nnclr_contrasts_neighbours_with_predictions_both_ways():
     assert torch.allclose(fresh.queue.rows[:6], F.normalize(z[0]), atol=1e-6)
 
 
+def test_nnclrs_views_are_simclrs_bicubic():
+    task = make(NNCLR, queue=12)
+    assert (
+        task.first == task.second == replace(simclr_views(task.encoder.image_size), interpolation="bicubic")
+    )
+
+
 def test_swav_predicts_the_other_crops_assignments():
     task = make(SwAV, prototypes=5, num_local=1)
     step = Step.at(1)
@@ -196,7 +205,8 @@ def test_swavs_queue_is_assigned_with_the_batch_once_it_is_full():
             for v, q in zip(vectors, queues, strict=True)
         ]
         terms = [
-            -(codes[i] * (task.prototypes(vectors[1 - i]) / 0.1).log_softmax(1)).sum(1).mean() for i in range(2)
+            -(codes[i] * (task.prototypes(vectors[1 - i]) / 0.1).log_softmax(1)).sum(1).mean()
+            for i in range(2)
         ]
         assert task.loss(batch(), step)["swav"].item() == pytest.approx(torch.stack(terms).mean().item())
         task.after_step(step)
@@ -241,7 +251,9 @@ def test_barlow_twins_and_vicreg_project_each_view_alone():
 def test_heads_are_the_official_ones():
     byol, twins, vicreg = make(BYOL), make(BarlowTwins, dim=16), make(VICReg, dim=16)
     for head in (byol.projector, byol.predictor, twins.projector, vicreg.projector):
-        assert [layer.bias for layer in head if isinstance(layer, torch.nn.Linear)] == [None] * (len(head) // 3 + 1)
+        assert [layer.bias for layer in head if isinstance(layer, torch.nn.Linear)] == [None] * (
+            len(head) // 3 + 1
+        )
     simsiam = make(SimSiam, dim=64)
     shapes = [tuple(layer.weight.shape) for layer in simsiam.projector if isinstance(layer, torch.nn.Linear)]
     assert shapes == [(32, 32), (32, 32), (64, 32)] and simsiam.predictor[-1].bias is not None

@@ -16,7 +16,7 @@ from pretask.errors import DataError, UsageError
 from pretask.evaluation.films import audiovisual, captions, hits, share
 from pretask.methods.multimodal.valor import Valor, read_tasks
 from pretask.objectives.fine import fine_similarity, gathered, symmetric_nce
-from pretask.pretexts.audio import log_mel, mel_filters, segment_places, slices
+from pretask.pretexts.audio import frame_sizes, log_mel, mel_filters, segment_places, slices
 from pretask.pretexts.text import Text, draw_mask, mask_each
 from pretask.task import Step
 
@@ -117,6 +117,14 @@ def test_log_mel_against_loops():
             assert float(found[frame, bin]) == pytest.approx(math.log(total), rel=1e-4)
 
 
+def test_windows_are_cut_off_to_whole_samples():
+    assert frame_sizes(11025) == (275, 110) and frame_sizes(16000) == (400, 160)
+    sound = torch.rand(1, 275 + 3 * 110)
+    assert log_mel(sound, mel_filters(11025, 512, 8), 11025).shape[1] == 4
+    alone = log_mel(sound[:, 110 : 110 + 275], mel_filters(11025, 512, 8), 11025)
+    assert torch.allclose(log_mel(sound, mel_filters(11025, 512, 8), 11025)[:, 1:2], alone, atol=1e-5)
+
+
 def test_slices_are_filled_up_before_they_are_normalised():
     frames = torch.rand(1, 70, 3)
     cut = slices(frames, 64, MEL_MEAN, MEL_DEVIATION)
@@ -149,6 +157,23 @@ def test_words_are_hidden_each_for_itself_but_never_the_first_and_never_none():
     assert (shown == 4).float().mean() == pytest.approx(0.8, abs=0.02)
     assert (shown >= 100).float().mean() == pytest.approx(0.1, abs=0.02)
     assert torch.equal(masked.text.tokens[~masked.hidden], tokens[~masked.hidden])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.6, 1.0])
+def test_words_are_hidden_as_if_drawn_again_until_one_is(rate):
+    """All patterns of three words, a filler among them, with their probabilities given that one is hidden."""
+    count = 40_000
+    text = Text(torch.arange(6, 11).repeat(count, 1), torch.ones(count, 5).bool())
+    candidates = torch.tensor([False, True, True, False, True]).repeat(count, 1)
+    drawn = draw_mask(count, 5, torch.Generator().manual_seed(0))
+    hidden = mask_each(text, drawn, 4, torch.arange(100, 200), rate, candidates).hidden
+    found = (hidden[:, [1, 2, 4]] * torch.tensor([4, 2, 1])).sum(1).bincount(minlength=8) / count
+    for pattern in range(1, 8):
+        shown = [rate if pattern & bit else 1 - rate for bit in (4, 2, 1)]
+        assert float(found[pattern]) == pytest.approx(math.prod(shown) / (1 - (1 - rate) ** 3), abs=0.01)
+    assert found[0] == 0 and not hidden[:, [0, 3]].any()
+    none = mask_each(text, drawn, 4, torch.arange(100, 200), rate, candidates & False).hidden
+    assert not none.any(), "a text without words is left alone"
 
 
 def test_masks_of_attention_against_loops():
@@ -222,8 +247,12 @@ def test_any_subset_of_kinds_trains_what_it_can(films):
     )
     dark = {key: value for key, value in batch.items() if key not in ("video", "size")}
     assert method.loss(dark, Step.at())["caption"].isfinite()
-    zeros = {**batch, "audio": torch.zeros_like(batch["audio"])}
-    assert method.loss(zeros, Step.at())["contrast"].isfinite(), "what is missing may be zeros"
+    mute = batch["audio"].clone()
+    mute[1] = 0
+    heard, some = (method.encoder.spectrogram(audio) for audio in (batch["audio"], mute))
+    assert some[1].eq(0).all(), "what is missing is zero behind the normalisation, in fillers too"
+    assert torch.equal(some[[0, 2, 3]], heard[[0, 2, 3]]) and heard[1].abs().min() > 0
+    assert method.loss({**batch, "audio": mute}, Step.at())["contrast"].isfinite()
     with pytest.raises(UsageError, match="too little"):
         method.loss({key: dark[key] for key in ("tokens", "attention")}, Step.at())
 
@@ -236,6 +265,63 @@ def test_tasks_train_their_own(films):
     for wrong in ("contrast%tv", "contra", "contra%tx", "contra%tv_contra%ta"):
         with pytest.raises(UsageError, match="written like"):
             read_tasks(wrong)
+
+
+def test_the_contrast_end_to_end_against_loops(films):
+    """From the tokens on: heads without bias, unit vectors, weights told from these, one softmax a sample over all
+    parts of a group, the learned temperature; fillers of captions count as likeness 0."""
+    method = task(films).eval()
+    method.encoder.model.temperature.data.fill_(0.2)
+    batch = films.batch(range(4))
+    text, tokens = method.encoder.read(batch), method.tokens(batch, Step.at())
+    with torch.no_grad():
+        words = method.encoder.bert(text).double()
+        groups = ("va", "v", "a")
+        found = {group: float(method.contrast(text, tokens, [group], Step.at())) for group in groups}
+    p = {name: value.detach().double() for name, value in method.encoder.model.named_parameters()}
+
+    def parts(key, features):
+        unit, weight = [], []
+        for x in features:
+            x = p[f"heads.{key}.weight"] @ x
+            x = x / x.norm()
+            hidden = (p[f"weighers.{key}.0.weight"] @ x + p[f"weighers.{key}.0.bias"]).clamp(min=0)
+            unit.append(x)
+            weight.append(float(p[f"weighers.{key}.2.weight"][0] @ hidden + p[f"weighers.{key}.2.bias"]))
+        return unit, weight
+
+    def share(weight):
+        exps = [math.exp(w) for w in weight]
+        return [e / sum(exps) for e in exps]
+
+    shown = {key: x[:, :, 0].detach().double() for key, x in tokens.items()}  # class tokens alone
+    for group in groups:
+        score = np.zeros((4, 4))
+        for i in range(4):
+            length = int(text.attention[i].sum())
+            said, told = parts("t", words[i, :length])
+            for j in range(4):
+                each = [parts(key, shown[key][j]) for key in group]
+                seen, weight = sum((own[0] for own in each), []), sum((own[1] for own in each), [])
+                alike = np.array([[float(a @ b) for b in seen] for a in said])
+                best = alike.max(0) if length == text.tokens.shape[1] else np.maximum(alike.max(0), 0)
+                score[i, j] = (share(told) @ alike.max(1) + share(weight) @ best) / 2
+        logits, naive = score / 0.2, 0.0
+        for line in (logits, logits.T):
+            naive -= sum(line[i, i] - math.log(np.exp(line[i]).sum()) for i in range(4)) / 8
+        assert found[group] == pytest.approx(naive, rel=1e-4), group
+
+
+def test_frames_are_seen_whole(films):
+    """Squashed, as on their canvas, whatever their true sides; not the middle square."""
+    encoder, batch = task(films).encoder.eval(), films.batch(range(2))
+    wide = {**batch, "size": torch.tensor([[32, 64], [64, 32]])}
+    assert torch.equal(encoder.frames(wide), encoder.frames(batch))
+    side, seen = encoder.image_size, []
+    encoder.model.vision.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    encoder.frames({"video": torch.linspace(0, 1, 3 * side).expand(2, 3, 8, 2 * side, -1)})
+    assert seen[0].shape[-2:] == (side, side)
+    assert seen[0][..., 0].max() < 0.02 and seen[0][..., -1].min() > 0.98, "from one edge to the other"
 
 
 def test_coarse_comparison_is_the_cosine_of_means_before_the_heads(films):
@@ -383,5 +469,7 @@ def test_errors_say_what_to_do(films):
         build(TINY + ",compare=rough", **films.inputs)
     with pytest.raises(UsageError, match="captions of 16"):
         task(films).encoder.read({"tokens": torch.zeros(1, 30).long()})
+    with pytest.raises(UsageError, match="mask_rate"):
+        task(films, mask_rate=0.0)
     with pytest.raises(UsageError, match="trains a 'valor'"):
         Valor(build("raw", **films.inputs))

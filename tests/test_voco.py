@@ -27,7 +27,7 @@ from pretask.pretexts.crops3d import (
 )
 from pretask.reports.panels import volume as drawing
 from pretask.task import Step
-from pretask.training.optimisers import make_optimiser
+from pretask.training.optimisers import make_optimiser, set_rates
 from pretask.training.plan import make_plan
 
 
@@ -237,8 +237,14 @@ class TestMethod:
         method = task()
         plan = make_plan(method.recipe, 10_000, epochs=method.recipe.epochs)
         assert plan.steps == 250_000 and plan.batch_size == 2 and plan.lr == 1e-4
-        optimiser = make_optimiser(method.named_parameters(), plan.schedule(method.recipe), method.encoder)
+        trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
+        schedule = plan.schedule(method.recipe)
+        optimiser = make_optimiser(trained.items(), schedule, method.encoder)
+        set_rates(optimiser, schedule, 0)
         assert isinstance(optimiser, torch.optim.AdamW) and all(g["amsgrad"] for g in optimiser.param_groups)
+        (group,) = optimiser.param_groups
+        assert len(group["params"]) == len(trained) and any(p.ndim == 1 for p in trained.values())
+        assert group["weight_decay"] == 0.01, "norms and biases decay like the rest"
 
     def test_what_is_known_of_places_is_not_read(self):
         method, batch = task(), tiny.volumes(2)

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pretask.encoders import build_encoder
 from pretask.objectives.whitening import SHRUNK, w_mse, whiten
 from pretask.registry import build_task
 from pretask.task import Step
@@ -59,12 +60,26 @@ def test_gradients():
 
 
 def test_the_task():
+    """To batch normalisation each view is a batch of its own in the encoder, both are one in the projector."""
     task = build_task("w-mse", encoder("grid"), {"projection_dim": 3, "whitened": 4, "iterations": 2})
-    batch = images(8)
-    first, second = task.compared(task.views(batch, Step.at(1))).chunk(2)
-    step = Step.at(1)
-    task.views(batch, step)
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in task.encoder.modules()) and task.training
+    batch, step = images(8), Step.at(1)
+    views = task.views(batch, step)
     orders = [torch.rand(8, generator=step.generator).argsort() for _ in range(2)]
-    expected = sum(w_mse(first, second, order, 4).item() for order in orders) / 2
-    assert task.loss(batch, Step.at(1))["w_mse"].item() == pytest.approx(expected, rel=1e-4)
-    assert task.first.grey == 0.1
+
+    def loss(features):
+        linear, norm, _, last = task.projector
+        h = F.linear(features, linear.weight)
+        h = (h - h.mean(0)) / (h.var(0, correction=0) + norm.eps).sqrt() * norm.weight + norm.bias
+        first, second = F.linear(h.relu(), last.weight, last.bias).chunk(2)
+        return sum(w_mse(first, second, order, 4).item() for order in orders) / 2
+
+    apart = loss(torch.cat([task.encoder(views[:8]).pooled, task.encoder(views[8:]).pooled]))
+    assert task.loss(batch, Step.at(1))["w_mse"].item() == pytest.approx(apart, rel=1e-3)
+    assert loss(task.encoder(views).pooled) != pytest.approx(apart, rel=1e-2), "batches are told apart"
+
+
+@pytest.mark.parametrize("side", [32, 224])
+def test_views_are_bicubic_crops_that_are_never_blurred(side):
+    view = build_task("w-mse", build_encoder("resnet10t", image_size=side, seed=0)).first
+    assert (view.interpolation, view.blur, view.grey, view.scale) == ("bicubic", 0.0, 0.1, (0.2, 1.0))

@@ -208,7 +208,7 @@ ROWS = (
         "(Li et al., CVPR 2023)",
         "blocks of patches",
         "which word of a frozen codebook stands at each hidden patch?",
-        encoder=VIT,
+        encoder=VIT + ":global_pool=avg",
         needs="patches",
     ),
     Row(

@@ -19,7 +19,7 @@ CLAIM = Claim(
         Comparison(SCORE, "mood", "rotation"),
     ),
     metrics=("one-class",),
-    encoder=SMALL_VIT + ",global_pool=avg,fc_norm=false",
+    encoder=SMALL_VIT + ",global_pool=avg",
     steps=300,
     batch_size=64,
     lr=1e-3,

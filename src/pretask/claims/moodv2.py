@@ -30,7 +30,7 @@ def judged(
     assert y is not None
     head = head or head_of(fit_chosen((x, y)).model)
     parts = {name: extract(encoder, part)[0] for name, part in outside.items()}
-    scores = score_all(Known(x, y, head), {"known": test, **parts})
+    scores = score_all(Known(x, y, head), {"known": test, **parts}, PAPER)
     found = {
         name: torch.stack([placements(scores[one]["known"], scores[one][name])[0] for one in PAPER])
         for name in outside

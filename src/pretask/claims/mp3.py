@@ -23,7 +23,7 @@ CLAIM = Claim(
     "and teaches no less.",
     arms={
         "mp3": Arm("mp3"),
-        "half may be asked": Arm("mp3", {"mask_ratio": 0.5}),
+        "a quarter may be asked": Arm("mp3", {"mask_ratio": 0.75}),
         "all may be asked": Arm("mp3", {"mask_ratio": 0.0}),
         "random": Arm("mp3", steps=0),
     },

@@ -28,7 +28,7 @@ def open_films(
     frames: int = 8,
     tokenizer: str | Path | None = None,
     vocab_size: int = 8000,
-    max_length: int = 40,
+    max_length: int = 42,
     rate: int = 16_000,
     seconds: float | None = None,
 ) -> Dataset:
@@ -49,7 +49,7 @@ def open_films(
         frames: of a sample, spread evenly over the time a line names.
         tokenizer: a `tokenizer.json`, its text, or a name on the hub; default learned from the training captions.
         vocab_size: tokens of a tokenizer that is learned.
-        max_length: tokens of a caption at most.
+        max_length: tokens of a caption at most, the first and last marks counted.
         rate: samples of sound a second.
         seconds: of sound of a sample; default 10, of made-up films 1.28.
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections import Counter
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -24,7 +24,7 @@ from pretask.data.source import Source
 from pretask.data.stores import Store
 from pretask.data.stream import Samples as ShardSamples
 from pretask.data.stream import Stream, read_shard
-from pretask.errors import DataError
+from pretask.errors import DataError, UsageError
 
 log = logging.getLogger("pretask.data")
 
@@ -54,6 +54,7 @@ def open_images(
     image_size: int | None = None,
     channels: int | None = None,
     cache: Cache = "auto",
+    fit: Literal["middle", "squash"] = "middle",
 ) -> Dataset:
     """Pictures from a folder, list, archive, table, shards, arrays, torch data set or an embedded set.
 
@@ -66,18 +67,47 @@ def open_images(
         image_size: side in pixels that encoders shall take; default from the pictures (`default_side`).
         channels: of the pictures; default 3 if any of them has colour, 1 if none has, or what arrays have.
         cache: `memory` decodes everything now, `never` when asked for, `auto` by the memory that is free.
+        fit: `middle` judges encoders by the middle square of each picture; with `squash` every picture
+            counts as a square and is seen whole, its proportions lost.
 
     Raises:
         DataError: there is nothing, too much is broken, or the source cannot be understood.
-        UsageError: a split that is not there.
+        UsageError: a split that is not there, another `fit`, or shards to be squashed.
     """
+    if fit not in ("middle", "squash"):
+        raise UsageError(f"fit is `middle` or `squash`, not '{fit}'")
     wishes = Wishes(image_size, channels, max_broken, cache, workers)
     if isinstance(source, str) and streamed(source):
+        if fit == "squash":
+            raise UsageError("shards at an address cannot be read with fit=squash: put them on a disk")
         return open_stream(source, wishes, limit)
     found = find_source(source, channels)
     rows = chosen(found, torch.arange(len(found.store.names)), split, limit)
     dataset = decoded(found, rows, wishes)
+    if fit == "squash":
+        dataset.samples = Squashed(dataset.samples)
     return dataset if split is None else part_of(dataset, split)
+
+
+class Squashed:
+    """Pictures without their true sizes: what a canvas shows is taken as it is.
+
+    Args:
+        samples: pictures squashed to a square canvas, and their sizes.
+    """
+
+    def __init__(self, samples: Samples):
+        self.samples, self.in_memory = samples, samples.in_memory
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def name(self, row: int) -> str:
+        return self.samples.name(row)
+
+    def get(self, rows: Int[Tensor, "batch"]) -> tuple[dict[str, Tensor], dict[int, str]]:
+        columns, broken = self.samples.get(rows)
+        return {key: column for key, column in columns.items() if key != "size"}, broken
 
 
 def survey(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> list[Facts]:

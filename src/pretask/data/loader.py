@@ -41,24 +41,35 @@ class Order:
         seed: of the permutations.
         groups: a number for each sample: those of lower numbers come first, shuffled among themselves. The
             batch at a border holds both.
+        passes: epochs in which a group is met before the next one comes.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, groups: Int[Tensor, "count"] | None = None):
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        groups: Int[Tensor, "count"] | None = None,
+        passes: int = 1,
+    ):
+        self.count, self.batch_size, self.seed, self.passes = count, batch_size, seed, passes
         self.groups = None if groups is None else groups.numpy()
-        self.steps = max(1, count // batch_size)
-        self.epoch, self.shuffled = -1, torch.empty(0, dtype=torch.long)
+        self.steps = max(1, count // batch_size) * passes
+        self.turn, self.shuffled = -1, torch.empty(0, dtype=torch.long)
 
     def __getitem__(self, number: int) -> Int[Tensor, "batch"]:
-        epoch, step = divmod(number, self.steps)
-        if epoch != self.epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        turn, step = divmod(number, self.steps)
+        if turn != self.turn:
+            epochs = range(turn * self.passes, (turn + 1) * self.passes)
+            order = np.concatenate([self.epoch(epoch) for epoch in epochs])
             if self.groups is not None:
                 order = order[self.groups[order].argsort(kind="stable")]
-            if self.count < self.batch_size:
-                order = np.resize(order, self.batch_size)
-            self.epoch, self.shuffled = epoch, torch.from_numpy(order)
+            self.turn, self.shuffled = turn, torch.from_numpy(order)
         return self.shuffled[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def epoch(self, number: int) -> np.ndarray:
+        order = np.random.default_rng([self.seed, number]).permutation(self.count)
+        return np.resize(order, self.batch_size) if self.count < self.batch_size else order
 
 
 def batches(
@@ -73,6 +84,7 @@ def batches(
     workers: int | None = None,
     parts: int = 1,
     tasks: int = 0,
+    passes: int = 1,
 ) -> Iterator[Batch]:
     """Batches number `start` to `stop` - 1 of the stream that belongs to `seed`.
 
@@ -87,6 +99,8 @@ def batches(
         workers: processes that decode; default the data set's. Without effect on data in memory.
         parts: each process's share comes in so many parts, one after the other.
         tasks: the classes come in their order, in so many parts; 0 shuffles them (`Recipe.tasks`).
+        passes: with `tasks`, epochs over a part before the next one comes: those of the whole run, as a
+            continual learner trains; 1 comes back to the first part with every epoch.
 
     Raises:
         UsageError: the batch cannot be shared evenly, or classes cannot come in order.
@@ -107,7 +121,8 @@ def batches(
             "repeats some of them. A smaller batch is better.", stacklevel=2,
         )  # fmt: skip
     share = batch_size // (world * parts)
-    order, own = Order(len(dataset), batch_size, seed, groups), range(rank * parts, (rank + 1) * parts)
+    order = Order(len(dataset), batch_size, seed, groups, passes if tasks else 1)
+    own = range(rank * parts, (rank + 1) * parts)
     mine = (
         order[number][place * share : (place + 1) * share] for number in range(start, stop) for place in own
     )

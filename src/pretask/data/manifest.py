@@ -151,18 +151,21 @@ def rest(group: list[Piece], spans: int, found: list[Piece]) -> list[Skipped]:
 
 def segments(piece: Piece, spans: int, rng: np.random.Generator) -> list[Piece]:
     """Parts of a narrated file: spans of 3, 4 or 5 seconds with a second between them, anywhere; as many as would
-    fit one behind the other. The text of a span is all words whose time lies strictly inside it.
+    fit one behind the other. In a file that is too short spans shrink until they fill it, with a second between them
+    still; none are found where nothing is left of them. The text of a span is all words whose time lies strictly
+    inside it.
 
     What is said may be empty.
     """
     whole = piece.end if piece.end is not None else piece.words[-1][1]
+    gaps = (spans - 1) * GAP
+    longest, usual = whole - piece.start, spans * UNITS[1] + gaps
+    if longest <= gaps:
+        return []
     found = []
-    usual = spans * UNITS[1] + (spans - 1) * GAP
-    for _ in range(max(1, int((whole - piece.start) // usual))):
-        unit = UNITS[int(rng.integers(len(UNITS)))]
-        length = spans * unit + (spans - 1) * GAP
-        if length > whole - piece.start:
-            continue
+    for _ in range(max(1, int(longest // usual))):
+        length = min(spans * UNITS[int(rng.integers(len(UNITS)))] + gaps, longest)
+        unit = (length - gaps) / spans
         start = float(rng.uniform(piece.start, whole - length))
         begins = [start + number * (unit + GAP) for number in range(spans)]
         texts = tuple(

@@ -13,7 +13,7 @@ from pretask.encoders.decoder import layer_norm
 
 
 def neighbours(grid: tuple[int, int], device: torch.device | str | None = None) -> Int[Tensor, "places 8"]:
-    """The eight places around each, row by row; what leaves the grid on one side comes in on the other."""
+    """The eight places around each, in ascending order; what leaves the grid on one side comes in on the other."""
     rows, columns = grid
     row, column = torch.meshgrid(*(torch.arange(side, device=device) for side in grid), indexing="ij")
     around = [
@@ -22,7 +22,7 @@ def neighbours(grid: tuple[int, int], device: torch.device | str | None = None) 
         for right in (-1, 0, 1)
         if down or right
     ]
-    return torch.stack([place.flatten() for place in around], dim=1)
+    return torch.stack([place.flatten() for place in around], dim=1).sort(dim=1).values
 
 
 def most_alike(

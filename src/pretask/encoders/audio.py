@@ -39,7 +39,7 @@ class Size(NamedTuple):
         modes: 2 tells major from minor (24 classes), 1 key signatures alone (12; STONE's network).
         hop: samples between two frames.
         drop_path: chance that a residual branch is left out while training.
-        batch_norm: normalise the two modes over the batch, so that none takes all.
+        batch_norm: normalise the two modes over the batch, so that none takes all; one mode alone never is.
     """
 
     channels: tuple[int, ...] = (2, 3, 40, 40, 30, 10, 3)
@@ -122,7 +122,8 @@ class ChromaNet(nn.Module):
             for shape in zip(before, size.channels, size.kernels, strict=True)
         )
         self.head = nn.Conv2d(size.channels[-1], size.modes, 1)
-        self.norm = nn.BatchNorm2d(size.modes, affine=False) if size.batch_norm else nn.Identity()
+        both = size.batch_norm and size.modes == 2
+        self.norm = nn.BatchNorm2d(size.modes, affine=False) if both else nn.Identity()
 
     def moments(
         self, crop: Float[Tensor, "items 84 frames"], kept: Float[Tensor, "items stages"] | None = None

@@ -61,23 +61,29 @@ class BeitEncoder(PatchEncoder):
         return Features(self.model.forward_head(x, pre_logits=True), x[:, 1:], x[:, :1], grid)
 
 
-def small_(tensor: Tensor) -> None:
-    """BEiT's random numbers: a normal of deviation 0.02, cut at one deviation."""
-    nn.init.trunc_normal_(tensor, std=STD, a=-STD, b=STD)
+def small_(tensor: Tensor, std: float = STD) -> None:
+    """BEiT's random numbers: a normal of deviation `std`, cut at one deviation."""
+    nn.init.trunc_normal_(tensor, std=std, a=-std, b=std)
+
+
+def see_symmetrically(encoder: PatchEncoder) -> None:
+    """Let pictures be seen in [-1, 1], as BEiT does (BEiT v2 takes ImageNet's mean and deviation)."""
+    encoder.mean.fill_(0.5)
+    encoder.std.fill_(0.5)
 
 
 @torch.no_grad()
-def start_as_beit(encoder: PatchEncoder) -> None:
-    """BEiT's start (Bao et al., ICLR 2022): small weights, class token and absolute positions, biases of 0;
-    in block i, counted from 1, what is added to the stream is divided by sqrt(2 i)."""
+def start_as_beit(encoder: PatchEncoder, std: float = STD) -> None:
+    """BEiT's start (Bao et al., ICLR 2022): small weights (see `small_`), class token and absolute positions,
+    biases of 0; in block i, counted from 1, what is added to the stream is divided by sqrt(2 i)."""
     for module in encoder.model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            small_(module.weight)
+            small_(module.weight, std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for single in (encoder.model.cls_token, encoder.model.pos_embed):
         if single is not None:
-            small_(single)
+            small_(single, std)
     for number, block in enumerate(encoder.model.blocks, 1):
         block.attn.proj.weight.div_(sqrt(2 * number))
         block.mlp.fc2.weight.div_(sqrt(2 * number))

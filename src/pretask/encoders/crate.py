@@ -1,9 +1,11 @@
 """CRATE: a transformer derived from an aim, to compress features towards few subspaces (Yu et al., 2023).
 
 Importing this module registers `vit_crate_tiny_patch16_224`, `_small_`, `_base_` and `_large_` with timm: its
-vision transformer, whose blocks are these.
+vision transformer, whose blocks are these. They take the penalty of the sparse code, too:
+`vit_crate_small_patch16_224:penalty=0.1` is what is trained with labels.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,13 +68,14 @@ class CrateBlock(nn.Module):
     Args:
         dim: width of the tokens.
         num_heads: subspaces.
+        penalty: lambda.
         timm: what timm's transformer tells its blocks besides; a CRATE block has none of it.
     """
 
-    def __init__(self, dim: int, num_heads: int, **timm: Any):
+    def __init__(self, dim: int, num_heads: int, penalty: float = SPARSITY, **timm: Any):
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(dim), SubspaceAttention(dim, num_heads)
-        self.norm2, self.code = nn.LayerNorm(dim), SparseCoding(dim)
+        self.norm2, self.code = nn.LayerNorm(dim), SparseCoding(dim, penalty)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         x = x + self.attn(self.norm1(x))
@@ -99,10 +102,15 @@ class CrateDecoderBlock(nn.Module):
 
 
 class Crate(VisionTransformer):
-    """timm's vision transformer with CRATE's blocks."""
+    """timm's vision transformer with CRATE's blocks.
 
-    def __init__(self, **settings: Any):
-        super().__init__(**{**settings, "block_fn": CrateBlock})
+    Args:
+        penalty: their lambda.
+        settings: timm's.
+    """
+
+    def __init__(self, penalty: float = SPARSITY, **settings: Any):
+        super().__init__(**{**settings, "block_fn": partial(CrateBlock, penalty=penalty)})
 
 
 def sized(width: int, heads: int, depth: int, settings: dict[str, Any]) -> Crate:

@@ -140,13 +140,14 @@ def build_unet(
     if width % head or width % 4:
         raise UsageError(f"the width of a unet must be a multiple of 4, and above 64 one of 64, not {width}")
     attends = [2**i == max(1, side // attention) for i in range(len(mults))]
+    groups = gcd(32, width)
     down = tuple("AttnDownBlock2D" if one else "ResnetDownsampleBlock2D" for one in attends)
     up = tuple("AttnUpBlock2D" if one else "ResnetUpsampleBlock2D" for one in reversed(attends))
     model = diffusers.UNet2DModel(
         side, in_chans, in_chans * (2 if learn_variance else 1), down_block_types=down, up_block_types=up,
         block_out_channels=tuple(width * times for times in mults), layers_per_block=depth,
         downsample_type="resnet", upsample_type="resnet", resnet_time_scale_shift="scale_shift",
-        attention_head_dim=head, norm_num_groups=gcd(32, width), dropout=dropout,
+        attention_head_dim=head, norm_num_groups=groups, attn_norm_num_groups=groups, dropout=dropout,
     )  # fmt: skip
     model.num_features = width * mults[-1]
     almost_silence(model)

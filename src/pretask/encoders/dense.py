@@ -28,15 +28,13 @@ def feature_map(features: Features) -> Float[Tensor, "batch dim rows columns"]:
     return features.tokens.transpose(1, 2).unflatten(2, features.grid)
 
 
-def conv_block(layer: nn.Module, width: int) -> nn.Sequential:
-    return nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-
-
 class DenseHead(nn.Module):
-    """Doubles an encoder's grid until it is as fine as asked, then answers at each place.
+    """Doubles an encoder's grid until it is as fine as asked, then answers at each place: conv8 of the network of
+    Zhang et al. (ECCV 2016) and its classifier.
 
-    A 3x3 convolution, a 4x4 transposed convolution of stride 2 a doubling, another 3x3 and a 1x1, as in
-    the last block of Zhang et al. (ECCV 2016); without any doubling it is a small convolutional head.
+    A 4x4 transposed convolution of stride 2 a doubling, two 3x3 convolutions, and a 1x1; each but the last with ReLU
+    behind it, all with biases, none with batch norm. The paper doubles once; without any doubling a 3x3
+    convolution takes that layer's place.
 
     Args:
         encoder: whose tokens are read.
@@ -49,11 +47,16 @@ class DenseHead(nn.Module):
         super().__init__()
         cells = math.ceil(encoder.image_size / stride)
         doublings = max(0, round(math.log2(cells / max(grid_of(encoder)))))
-        blocks = [conv_block(nn.Conv2d(encoder.dim, width, 3, padding=1, bias=False), width)]
-        for _ in range(doublings):
-            blocks.append(conv_block(nn.ConvTranspose2d(width, width, 4, 2, 1, bias=False), width))
-        blocks.append(conv_block(nn.Conv2d(width, width, 3, padding=1, bias=False), width))
-        self.blocks = nn.Sequential(*blocks)
+        sides = (encoder.dim, *[width] * max(0, doublings - 1))
+        layers: list[nn.ConvTranspose2d | nn.Conv2d]
+        layers = [nn.ConvTranspose2d(side, width, 4, 2, 1) for side in sides[:doublings]]
+        layers = layers or [nn.Conv2d(encoder.dim, width, 3, padding=1)]
+        layers += [nn.Conv2d(width, width, 3, padding=1) for _ in range(2)]
+        for layer in layers:  # without batch norm torch's own start would all but silence the last layer
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+        self.blocks = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU(inplace=True))))
         self.classify = nn.Conv2d(width, classes, 1)
 
     def forward(self, features: Features, size: tuple[int, int]) -> Float[Tensor, "batch classes h w"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pretask.data.batch import require, to_float
 from pretask.encoders.base import Encoder, split_name
 from pretask.encoders.features import Features
-from pretask.encoders.positions import sincos_2d
+from pretask.encoders.positions import resized, sincos_2d
 from pretask.errors import UsageError
 from pretask.pretexts.views import centre_view
 from pretask.task import Batch
@@ -102,7 +102,11 @@ class PatchEncoder(ImageEncoder):
         patch_size: side of a patch in pixels.
         grid: patches per column and row at `image_size`.
         num_prefix: class and register tokens in front of the patches.
+        dino_positions: resize positions for pictures of another size as DINO's official code does
+            (`positions.resized`), which a method may ask for; else as timm does, antialiased.
     """
+
+    dino_positions: bool = False
 
     def __init__(self, model: Any, spec: EncoderSpec, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__(model, spec, mean, std)
@@ -138,7 +142,24 @@ class PatchEncoder(ImageEncoder):
         if hidden is not None and mask_token is not None:
             covered = hidden.view(-1, rows, columns, 1)
             patches = torch.where(covered, mask_token.to(patches.dtype), patches)
+        if self.dino_positions and (rows, columns) != self.grid and self.model.pos_embed is not None:
+            return self.placed(patches, (rows, columns)), (rows, columns)
         return self.model._pos_embed(patches), (rows, columns)
+
+    def placed(
+        self, patches: Float[Tensor, "batch rows columns dim"], grid: tuple[int, int]
+    ) -> Float[Tensor, "batch prefix_tokens dim"]:
+        """Patches of another grid behind the class tokens, at positions resized as in DINO's official code."""
+        first = [
+            token.expand(len(patches), -1, -1)
+            for token in (self.model.cls_token, self.model.reg_token)
+            if token is not None
+        ]
+        x = torch.cat([*first, patches.flatten(1, 2)], dim=1)
+        table = self.model.pos_embed[0]
+        prefix = len(table) - self.num_patches  # some models give class tokens no position
+        table = torch.cat([table[:prefix], resized(table[prefix:], self.grid, grid)])
+        return self.model.pos_drop(x + F.pad(table, (0, 0, x.shape[1] - len(table), 0)))
 
     def forward(
         self,

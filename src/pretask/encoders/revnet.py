@@ -2,9 +2,9 @@
 NeurIPS 2017), as the study of Kolesnikov, Zhai, Beyer (CVPR 2019) sets it up. Importing this module registers it with
 timm as `revnet50`, and as `resnetv2_50_bare` timm's `resnetv2_50` without its last ReLU (the study's "(-)").
 
-A block takes two halves of the channels: (x1, x2) -> (x2, x1 + F(x2)), F a pre-activated bottleneck. The first block
-of a stage that is finer than the one before pools both halves and pads them with zero channels on either side, and is
-not reversible. The bottleneck's width is a quarter of the block's, both halves together; the paper does not say.
+A block takes two halves of the channels: (x1, x2) -> (x2, x1 + F(x2)), F a pre-activated bottleneck whose width is a
+quarter of a half. Between stages both halves together are pooled to half the side and padded with zero channels to
+twice as many; only that step cannot be run backwards.
 """
 
 from __future__ import annotations
@@ -44,18 +44,15 @@ def same_statistics(module: nn.Module) -> Iterator[None]:
 
 
 class Bottleneck(nn.Sequential):
-    """F: norm, ReLU, 1x1; norm, ReLU, 3x3 with the stride; norm, ReLU, 1x1.
+    """F: norm, ReLU, 1x1; norm, ReLU, 3x3; norm, ReLU, 1x1, of a quarter of the width in between.
 
     Args:
-        inside: channels of its input.
-        outside: channels of its output.
-        width: channels of the 3x3 convolution.
-        stride: of that convolution.
+        width: channels of its input and its output.
     """
 
-    def __init__(self, inside: int, outside: int, width: int, stride: int):
-        layers = ((inside, width, 1, 1), (width, width, 3, stride), (width, outside, 1, 1))
-        made = [[norm(a), nn.ReLU(), conv(a, b, kernel, step)] for a, b, kernel, step in layers]
+    def __init__(self, width: int):
+        layers = ((width, width // 4, 1), (width // 4, width // 4, 3), (width // 4, width, 1))
+        made = [[norm(a), nn.ReLU(), conv(a, b, kernel)] for a, b, kernel in layers]
         super().__init__(*[part for layer in made for part in layer])
 
 
@@ -63,35 +60,30 @@ class ReversibleBlock(nn.Module):
     """(x1, x2) -> (x2, x1 + F(x2)), the halves side by side in one tensor.
 
     Args:
-        inside: channels of its input, both halves together.
-        outside: channels of its output.
-        stride: by which it makes the picture smaller.
+        width: channels of its input and its output, both halves together.
     """
 
-    def __init__(self, inside: int, outside: int, stride: int = 1):
+    def __init__(self, width: int):
         super().__init__()
-        self.stride, self.more = stride, (outside - inside) // 2
-        self.residual = Bottleneck(inside // 2, outside // 2, outside // 4, stride)
+        self.residual = Bottleneck(width // 2)
 
-    @property
-    def reversible(self) -> bool:
-        return self.stride == 1 and self.more == 0
-
-    def shortcut(self, half: Float[Tensor, "batch half h w"]) -> Float[Tensor, "batch more h2 w2"]:
-        """A half without F: pooled, the border's padding left out, with as many zero channels before as behind."""
-        if self.stride > 1:
-            half = F.avg_pool2d(half, 3, self.stride, 1, count_include_pad=False)
-        before = self.more // 2
-        return F.pad(half, (0, 0, 0, 0, before, self.more - before)) if self.more else half
-
-    def forward(self, x: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch chans2 h2 w2"]:
+    def forward(self, x: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch chans h w"]:
         first, second = x.chunk(2, dim=1)
-        return torch.cat([self.shortcut(second), self.shortcut(first) + self.residual(second)], dim=1)
+        return torch.cat([second, first + self.residual(second)], dim=1)
 
     def inverse(self, y: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch chans h w"]:
-        """What went in; only of a `reversible` block."""
+        """What went in."""
         second, last = y.chunk(2, dim=1)
         return torch.cat([last - self.residual(second), second], dim=1)
+
+
+class Downsample(nn.Module):
+    """Half the side by means of 2x2 places, those that are there at a border of an odd side; and twice the channels,
+    the new ones zero, half of them before the others and half behind."""
+
+    def forward(self, x: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch 2*chans h2 w2"]:
+        pooled = F.avg_pool2d(x, 2, ceil_mode=True)
+        return F.pad(pooled, (0, 0, 0, 0, x.shape[1] // 2, x.shape[1] // 2))
 
 
 class Backwards(torch.autograd.Function):
@@ -130,14 +122,15 @@ class Backwards(torch.autograd.Function):
 
 
 class Stage(nn.Sequential):
-    """Blocks of one width. Where gradients are wanted, those that are reversible keep nothing but their last output.
+    """Blocks of one width, behind a step to it from half the width and twice the side where there is one. Where
+    gradients are wanted, blocks keep nothing but their last output; the one behind such a step keeps all.
 
     Args:
-        blocks: the first may make the picture smaller.
+        blocks: reversible blocks, at first perhaps a `Downsample`.
         save_memory: False keeps everything, as autograd does by itself.
     """
 
-    def __init__(self, blocks: Sequence[ReversibleBlock], save_memory: bool):
+    def __init__(self, blocks: Sequence[nn.Module], save_memory: bool):
         super().__init__(*blocks)
         self.save_memory = save_memory
 
@@ -145,8 +138,10 @@ class Stage(nn.Sequential):
         blocks: list[Any] = list(self)
         if not (self.save_memory and torch.is_grad_enabled()):
             return super().forward(x)
-        if not blocks[0].reversible:
-            x, blocks = blocks[0](x), blocks[1:]
+        if isinstance(blocks[0], Downsample):
+            # the next block sees channels of zeros; found again they are only almost zero, and half of them have
+            # another gradient through a ReLU
+            x, blocks = nn.Sequential(*blocks[:2])(x), blocks[2:]
         if not blocks:
             return x
         return Backwards.apply(x, blocks, *(p for block in blocks for p in block.parameters()))
@@ -166,7 +161,7 @@ class RevNet(nn.Module):
         in_chans: channels of the pictures.
         num_classes: of the classifier; 0 is none.
         global_pool: kept for timm's sake; places are averaged.
-        width: k: 64 k, 128 k, 256 k, 512 k channels in the blocks, a quarter in their bottlenecks; 4 is standard.
+        width: k: 64 k, 128 k, 256 k, 512 k channels in the blocks, an eighth in their bottlenecks; 4 is standard.
         layers: blocks a stage.
         last_relu: end with a ReLU.
         save_memory: run blocks backwards instead of keeping what went into them.
@@ -186,16 +181,13 @@ class RevNet(nn.Module):
         widths = [64 * width * 2**stage for stage in range(len(layers))]
         self.num_classes, self.num_features = num_classes, widths[-1]
         self.conv1, self.maxpool = conv(in_chans, widths[0], 7, 2), ZeroPadPool()
-        stages, inside = [], widths[0]
+        self.stages = nn.Sequential()
         for number, (count, wide) in enumerate(zip(layers, widths, strict=True)):
-            first = ReversibleBlock(inside, wide, 2 if number else 1)
-            stages.append(
-                Stage([first, *(ReversibleBlock(wide, wide) for _ in range(count - 1))], save_memory)
-            )
-            inside = wide
-        self.stages = nn.Sequential(*stages)
-        self.norm, self.last = norm(inside), nn.ReLU() if last_relu else nn.Identity()
-        self.fc = nn.Linear(inside, num_classes) if num_classes else nn.Identity()
+            smaller = [Downsample()] if number else []
+            blocks = [ReversibleBlock(wide) for _ in range(count)]
+            self.stages.append(Stage([*smaller, *blocks], save_memory))
+        self.norm, self.last = norm(widths[-1]), nn.ReLU() if last_relu else nn.Identity()
+        self.fc = nn.Linear(widths[-1], num_classes) if num_classes else nn.Identity()
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -222,9 +222,11 @@ def load_teacher(reference: str, grid: Grid, in_chans: int = 3) -> Teacher:
     """A frozen encoder by reference.
 
     Args:
-        reference: `open_clip:MODEL@WEIGHTS` (a published tag, or a safetensors file), `transformers:NAME`
-            (on the hub, or a folder), `timm:NAME` (published weights), `timm:NAME@FILE` (a safetensors
-            file), `random:NAME`, a run folder or an `encoder.safetensors`.
+        reference: `open_clip:MODEL@WEIGHTS` (a published tag, or a safetensors file; a file of OpenAI's
+            weights needs a model such as `ViT-L-14-quickgelu`, which a tag brings about by itself),
+            `transformers:NAME` (on the hub, or a folder), `timm:NAME` (published weights),
+            `timm:NAME@FILE` (a safetensors file), `random:NAME`, a run folder or an
+            `encoder.safetensors`.
         grid: rows and columns of places that will be asked for; a transformer is shown pictures so large
             that its patches lie on this grid.
         in_chans: channels of the pictures, for `random:`.
@@ -299,7 +301,9 @@ def from_open_clip(name: str, weights: str, grid: Grid) -> Teacher:
     if weights not in tags:
         weights_file(weights)
     size = (grid[0] * patch, grid[1] * patch)
-    model = open_clip.create_model(name, pretrained=weights, force_image_size=size)
+    # OpenAI's weights learned with a quick GELU under names of exact ones, of which open_clip merely warns
+    quick = weights in tags and open_clip.get_pretrained_cfg(name, weights).get("quick_gelu", False)
+    model = open_clip.create_model(name, pretrained=weights, force_image_size=size, force_quick_gelu=quick)
     visual = model.visual
     dim = visual.output_dim if visual.proj is not None else visual.ln_post.normalized_shape[0]
     return OpenClipTeacher(visual, dim, size, grid, visual.image_mean, visual.image_std)

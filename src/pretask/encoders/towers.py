@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from pretask import modalities
 from pretask.encoders.base import Encoder
 from pretask.encoders.features import Features
+from pretask.encoders.image import IMAGENET_MEAN, ImageEncoder
 from pretask.errors import UsageError
 from pretask.pretexts.text import read_texts
 from pretask.task import Batch
 
 SHARED = 256  # width of the space all towers share
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 TOLD = {
     "video": ("in_chans", "image_size"),
     "image": ("in_chans", "image_size"),
@@ -114,9 +117,16 @@ class PictureTowers(Towers):
         return self.model["heads"][kind](pooled)
 
 
+def see_as_clip(tower: ImageEncoder) -> None:
+    """Pictures by CLIP's mean and deviation, where the encoder has ImageNet's for want of its own."""
+    if tower.mean.flatten().tolist() == torch.tensor(IMAGENET_MEAN).tolist():
+        tower.mean.copy_(torch.tensor(CLIP_MEAN).view(-1, 1, 1))
+        tower.std.copy_(torch.tensor(CLIP_STD).view(-1, 1, 1))
+
+
 def build(name: str, pretrained: bool = False, **inputs: Any) -> Towers:
     """Encoders by kind of data with semicolons between them, `video=space_time_vit:depth=4;text=distilbert`; or
-    `raw`, the videos (or texts) themselves.
+    `raw`, the videos (or texts) themselves. Untrained encoders of pictures see them normalised as CLIP does.
 
     Args:
         name: of them.
@@ -140,6 +150,8 @@ def build(name: str, pretrained: bool = False, **inputs: Any) -> Towers:
             raise UsageError(f"encoder '{name}': the data have no {kind} to read (nothing says {missing[0]})")
         told = {key: inputs[key] for key in TOLD[kind]} | ({"pretrained": True} if pretrained else {})
         towers[kind] = modalities.load(modalities.find(kind).encoders)(own, **told)
+        if kind == "image" and not pretrained:
+            see_as_clip(towers[kind])  # type: ignore[arg-type]
     built = (PictureTowers if "image" in towers else Towers)(towers, name, inputs)
     built.pretrained = all(tower.pretrained for tower in towers.values())
     return built

@@ -18,9 +18,8 @@ from pretask.encoders.image import build as build_image
 from pretask.encoders.parts import Parts, joined
 from pretask.encoders.text import LanguageHead, fresh
 from pretask.errors import UsageError
-from pretask.pretexts.audio import log_mel, mel_filters, segment_places, slices
+from pretask.pretexts.audio import frame_sizes, log_mel, mel_filters, segment_places, slices
 from pretask.pretexts.text import Text, read_text, widen
-from pretask.pretexts.views import centre_view
 from pretask.task import Batch
 
 MEL_MEAN, MEL_DEVIATION, LOWEST = -4.2677393, 4.5689974, 20.0
@@ -147,8 +146,7 @@ class ValorEncoder(Encoder):
         chans = inputs["in_chans"]
         self.model = ValorModel(size, text.model, self.vocabulary.size, chans, self.image_size)
         self.dim = 2 * size.embed
-        window = round(0.025 * self.rate)
-        whole = 1 << (window - 1).bit_length()
+        whole = 1 << (frame_sizes(self.rate)[0] - 1).bit_length()
         self.register_buffer("filters", mel_filters(self.rate, whole, size.mels, LOWEST), persistent=False)
         self.register_buffer("words", text.words.clone(), persistent=False)
 
@@ -179,7 +177,7 @@ class ValorEncoder(Encoder):
     def frames(
         self, batch: Batch, unit: Float[Tensor, "batch frames"] | None = None
     ) -> Float[Tensor, "batch frames tokens width"]:
-        """Some frames' class token and patches.
+        """Some frames' class token and patches. Whole frames are squashed to a square, as in the authors' default.
 
         Args:
             batch: has `video`.
@@ -190,25 +188,27 @@ class ValorEncoder(Encoder):
         chosen = video.gather(
             2, place[:, None, :, None, None].expand(-1, video.shape[1], -1, *video.shape[3:])
         )
-        seen = centre_view(chosen.flatten(1, 2), batch.get("size"), self.image_size)
+        seen = F.interpolate(chosen.flatten(1, 2), (self.image_size,) * 2, mode="bilinear", antialias=True)
         pictures = seen.unflatten(1, chosen.shape[1:3]).transpose(1, 2)
         found = self.model.vision(pictures.flatten(0, 1))
         return torch.cat([found.prefix[:, :1], found.tokens], dim=1).unflatten(0, pictures.shape[:2])
 
     @torch.no_grad()
     def spectrogram(self, audio: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch slices slice mels"]:
-        """Normalised slices of a recording's log-mel spectrum."""
+        """Normalised slices of a recording's log-mel spectrum; of nothing but zeros, which stand for a recording that
+        is missing, slices of zeros."""
+        there = audio.any(1)[:, None, None, None]
         audio = audio.float() - audio.float().mean(1, keepdim=True)
         with torch.autocast(audio.device.type, enabled=False):
             mel = log_mel(audio, self.filters, self.rate)
-        return slices(mel, self.size.slice, MEL_MEAN, MEL_DEVIATION)
+        return slices(mel, self.size.slice, MEL_MEAN, MEL_DEVIATION) * there
 
     def sounds(
         self, batch: Batch, unit: Float[Tensor, "batch slices"] | None = None
     ) -> Float[Tensor, "batch slices tokens width"]:
         """Some slices' class token and patches; chosen as frames are."""
         audio = require(batch, "audio", 2)
-        if audio.shape[1] < round(0.025 * self.rate):
+        if audio.shape[1] < frame_sizes(self.rate)[0]:
             raise UsageError(f"{audio.shape[1]} samples are no 25 ms of sound: read longer pieces (seconds)")
         whole = self.spectrogram(audio)
         place = segment_places(whole.shape[1], self.size.slices, unit, len(whole)).to(whole.device)
@@ -336,7 +336,7 @@ class RawFilm(Encoder):
     def __init__(self, inputs: dict[str, Any]):
         super().__init__()
         self.model, self.name, self.inputs = nn.Identity(), "raw", inputs
-        whole = 1 << (round(0.025 * inputs["rate"]) - 1).bit_length()
+        whole = 1 << (frame_sizes(inputs["rate"])[0] - 1).bit_length()
         self.register_buffer("filters", mel_filters(inputs["rate"], whole, self.MELS), persistent=False)
         self.dim = 3 * inputs["in_chans"] * self.SIDE**2 + self.MELS
 
@@ -352,7 +352,7 @@ class RawFilm(Encoder):
 
 
 def build(
-    name: str, *, tokenizer: str, in_chans: int = 3, image_size: int = 32, rate: int = 16000, max_length: int = 40,
+    name: str, *, tokenizer: str, in_chans: int = 3, image_size: int = 32, rate: int = 16000, max_length: int = 42,
     **_: Any,
 ) -> Encoder:  # fmt: skip
     """`valor` with any of `Size`'s arguments behind a colon, or `raw`.

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from pretask.encoders.features import Features
+from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
 from pretask.evaluation.features import Pool, extract, pick_device, pooled, to_device
 from pretask.evaluation.score import Score, accuracy_score
@@ -28,18 +29,29 @@ WARMUP = 0.1
 def groups(
     encoder: nn.Module, head: nn.Module, lr: float, weight_decay: float, layer_decay: float
 ) -> list[dict]:
-    """Parameters with their rates: each layer's is `layer_decay` times that of the layer above it (BEiT).
+    """Parameters with their rates: each layer's is `layer_decay` times that of the layer above it (BEiT). The head is
+    the layer above the last, and so is a final norm.
 
-    Biases and one-dimensional parameters are not decayed.
+    Biases, one-dimensional parameters and what the model names itself (class token, positions) are not decayed.
     """
     from timm.optim import param_groups_layer_decay
 
-    inner = getattr(encoder, "model", encoder)
+    inner: Any = getattr(encoder, "model", encoder)
     made = []
     if hasattr(inner, "group_matcher"):
-        for group in param_groups_layer_decay(inner, weight_decay, layer_decay=layer_decay):
-            scale = group.pop("lr_scale")
-            made.append({**group, "lr": lr * scale * layer_decay})  # the head is the layer above the last
+        exempt = inner.no_weight_decay() if hasattr(inner, "no_weight_decay") else ()
+        found = param_groups_layer_decay(inner, weight_decay, exempt, layer_decay=layer_decay)
+        final = {p for name, p in inner.named_parameters() if name.startswith(("norm.", "fc_norm."))}
+        top = {p for group in found if group["lr_scale"] == 1 for p in group["params"]}
+        above = 1 if top <= final else layer_decay  # the head is the layer above the last
+        for group in found:
+            scale = group.pop("lr_scale") * above
+            parts = [[p for p in group["params"] if (p in final) == ends] for ends in (False, True)]
+            made += [
+                {**group, "params": part, "lr": lr * own}
+                for part, own in zip(parts, (scale, 1), strict=True)
+                if part
+            ]
     else:
         for decay, flat in ((weight_decay, False), (0.0, True)):
             chosen = [p for p in inner.parameters() if p.requires_grad and (p.ndim <= 1) == flat]
@@ -52,9 +64,9 @@ def groups(
 
 
 def rate(step: int, total: int) -> float:
-    """Share of the peak rate: linear warm-up, then a cosine to 0."""
-    warm = max(1, round(WARMUP * total))
-    return (step + 1) / warm if step < warm else 0.5 * (1 + cos(pi * (step - warm) / max(1, total - warm)))
+    """Share of the peak rate: linear warm-up from 0, then a cosine to 0."""
+    warm = round(WARMUP * total)
+    return step / warm if step < warm else 0.5 * (1 + cos(pi * (step - warm) / max(1, total - warm)))
 
 
 def labelled(dataset: Dataset) -> Dataset:
@@ -79,6 +91,17 @@ def encoded(
     return encoder(apply_view(spec, image, draw_view(spec, len(image), generator, batch.get("size"))))
 
 
+def average(encoder: nn.Module) -> bool:
+    """Have a vision transformer average its patches and normalise the mean by a new layer, in place of its final
+    norm: MAE's fine-tuning. Whether it is one that ends in such a norm."""
+    model: Any = getattr(encoder, "model", None)
+    if not isinstance(encoder, PatchEncoder) or not isinstance(model.norm, nn.LayerNorm):
+        return False
+    model.fc_norm, model.norm = nn.LayerNorm(encoder.dim, eps=model.norm.eps), nn.Identity()
+    model.global_pool = "avg"
+    return True
+
+
 def silent(width: int, classes: int) -> nn.Linear:
     """A linear layer that begins by saying nothing."""
     head: nn.Linear = nn.utils.skip_init(nn.Linear, width, classes)
@@ -96,11 +119,13 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.
 
 
 class Tuned(NamedTuple):
-    """An encoder trained further on labels, the linear layer it was trained with, and how."""
+    """An encoder trained further on labels, the linear layer it was trained with, how, and the way of pooling that is
+    left to whoever asks the encoder."""
 
     encoder: nn.Module
     head: nn.Linear
     detail: dict[str, Any]
+    pool: Pool | None = None
 
 
 def fine_tuned(
@@ -119,7 +144,8 @@ def fine_tuned(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Tuned:
-    """Train a copy of the encoder and a linear head on labels, in a small form of MAE's and BEiT's recipe.
+    """Train a copy of the encoder and a linear head on labels, in a small form of MAE's and BEiT's recipe: pictures
+    are not mixed or partly erased, no path is dropped, gradients are cut at norm 1 and the head begins at zero.
 
     Args:
         encoder: where to start; it is not changed.
@@ -132,7 +158,8 @@ def fine_tuned(
         label_smoothing: of the cross-entropy.
         crop_scale: area of the random crop.
         flip: probability of mirroring; off, for it hurts where left and right matter.
-        pool: `token`, `avg` or `token+avg`; None takes what the encoder gives.
+        pool: `token`, `avg` or `token+avg`; None takes what the encoder gives. With `avg` a vision transformer gets a
+            new norm behind the mean in place of its final one, as MAE's does.
         seed: of batches, crops and dropout.
         device: where to train, and where the encoder is then.
 
@@ -145,7 +172,10 @@ def fine_tuned(
     classes = int(train_set.labels.max()) + 1  # type: ignore[union-attr]  # `labelled` has seen them
     width = extract(encoder, train_set.subset(torch.arange(1)), pool=pool)[0].shape[1]
     place = pick_device(encoder, device)[1]
-    encoder, head = copy.deepcopy(encoder).to(place), silent(width, classes).to(place)
+    encoder, asked = copy.deepcopy(encoder), pool
+    if pool == "avg" and average(encoder):
+        pool = None  # it is what the encoder gives now
+    encoder, head = encoder.to(place), silent(width, classes).to(place)
     optimizer = torch.optim.AdamW(groups(encoder, head, lr, weight_decay, layer_decay))
     batch_size = min(batch_size, len(train_set), getattr(encoder, "at_once", None) or batch_size)
     total = epochs * steps_per_epoch(train_set, batch_size)
@@ -161,8 +191,8 @@ def fine_tuned(
             loss = F.cross_entropy(logits, batch["label"].to(place), label_smoothing=label_smoothing)
             descend(loss, optimizer, [*encoder.parameters(), *head.parameters()])
             schedule.step()
-    detail = {"epochs": epochs, "steps": total, "batch_size": batch_size, "lr": lr, "pool": pool}
-    return Tuned(encoder.eval(), head.requires_grad_(False).cpu(), detail)
+    detail = {"epochs": epochs, "steps": total, "batch_size": batch_size, "lr": lr, "pool": asked}
+    return Tuned(encoder.eval(), head.requires_grad_(False).cpu(), detail, pool)
 
 
 def finetune(
@@ -191,7 +221,7 @@ def finetune(
     """
     test_set = labelled(test_set)
     tuned = fine_tuned(encoder, train_set, pool=pool, seed=seed, device=device, **settings)
-    x, truth = extract(tuned.encoder, test_set, pool=pool)
+    x, truth = extract(tuned.encoder, test_set, pool=tuned.pool)
     assert truth is not None
     answers = tuned.head(x).argmax(1)
     return [accuracy_score("finetune", "accuracy", answers, truth, seed, **tuned.detail)]

@@ -23,7 +23,7 @@ from pretask.errors import UsageError
 from pretask.evaluation.features import extract, frozen
 from pretask.evaluation.finetune import fine_tuned
 from pretask.evaluation.score import Score, bootstrap_interval
-from pretask.pretexts.diffusion import spread_levels
+from pretask.pretexts.diffusion import spread_levels, strided_levels
 
 JUDGE = "resnet10t:stem_width=16,channels=[32,64,128,256]"
 EPOCHS, LEARNED_FROM = 5, 5000  # passes over, and number of, the pictures that the judge learns from
@@ -104,13 +104,14 @@ def draw(
     Args:
         encoder: what draws.
         count: pictures.
-        steps: levels the way back goes through, evenly spaced.
+        steps: levels the way back goes through, evenly spaced; at most so many with `ddim`.
         sampler: `ddim`, or `ddpm` with about 250 steps and more.
         seed: of the noise.
         batch_size: pictures at once.
         device: where to draw.
     """
-    levels = spread_levels(len(encoder.betas) - 1, steps)
+    total = len(encoder.betas)
+    levels = strided_levels(total, steps) if sampler == "ddim" else spread_levels(total - 1, steps)
     side, found = encoder.image_size, []
     with frozen(encoder, device) as place:
         generator = torch.Generator(place).manual_seed(seed)

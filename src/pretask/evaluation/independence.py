@@ -62,7 +62,7 @@ class Independence(NamedTuple):
         dependence: eps_CI^2, how much of X2 is told by X1 and not by the label.
         low: lower end of its 95 % bootstrap interval over samples.
         high: upper end.
-        beta: smallest singular value of E[[X2, 1] | Y], not centred.
+        beta: smallest singular value of E[[X2, 1] | Y], or of E[X2 | Y] without an intercept, not centred.
         beta_chance: what it is with labels shuffled.
         bound: eps_CI^2 / beta^2, on the squared error of the best linear head on psi against P(Y | X1), in
             units of the labels' variance: above 1 it says nothing.
@@ -142,12 +142,16 @@ def told(answer: Tensor, y: Float[Tensor, "items twos"]) -> Float[Tensor, "items
     return y.square().sum(1) - (y - answer).square().sum(1)
 
 
-def smallest_mean(x2: Float[Tensor, "items twos"], y: Int[Tensor, "items"], classes: int) -> float:
+def smallest_mean(
+    x2: Float[Tensor, "items twos"], y: Int[Tensor, "items"], classes: int, intercept: bool = True
+) -> float:
     """beta: the classes-th singular value of E[[X2, 1] | Y], 0 where that has fewer dimensions.
 
     The 1 is told exactly by anything, and heads have an intercept: where X2 is shifted does not matter much then.
+    Without `intercept` it is left out, which is the paper's E[X2 | Y].
     """
-    values = torch.linalg.svdvals(class_means(torch.cat([x2, x2.new_ones(len(x2), 1)], 1), y, classes))
+    read = torch.cat([x2, x2.new_ones(len(x2), 1)], 1) if intercept else x2
+    values = torch.linalg.svdvals(class_means(read, y, classes))
     return float(values[classes - 1]) if len(values) >= classes else 0.0
 
 
@@ -197,7 +201,12 @@ def judge(explained: float, dependence: float, low: float, beta: float, chance: 
 
 
 def independence(
-    fitted: Pairs, held: Pairs, kernel: Kernel = "rbf", seed: int = 0, pretext: str = ""
+    fitted: Pairs,
+    held: Pairs,
+    kernel: Kernel = "rbf",
+    seed: int = 0,
+    pretext: str = "",
+    intercept: bool = True,
 ) -> Independence:
     """Estimate eps_CI, beta and the bound they give.
 
@@ -207,6 +216,7 @@ def independence(
         kernel: of the regressions on X1.
         seed: of shuffled labels and the interval.
         pretext: a name for the row.
+        intercept: of the heads that beta is for (`smallest_mean`).
 
     Raises:
         UsageError: X2 never varies, or there is but one class.
@@ -225,8 +235,9 @@ def independence(
     low, high = bootstrap_interval(per_sample, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(whole.y), generator=generator) for _ in range(SHUFFLES)]
-    beta = smallest_mean(whole.x2, whole.y, classes)
-    chance = sum(smallest_mean(whole.x2, whole.y[order], classes) for order in orders) / SHUFFLES
+    beta = smallest_mean(whole.x2, whole.y, classes, intercept)
+    shuffled = [smallest_mean(whole.x2, whole.y[order], classes, intercept) for order in orders]
+    chance = sum(shuffled) / SHUFFLES
     value, explained = float(items.mean()), float(torch.cat([fold.explained for fold in folds]).mean())
     variance = 1 - float((torch.bincount(whole.y) / len(whole.y)).square().sum())  # E|Y - E Y|^2
     bound = max(0.0, value) / beta**2 / variance if beta > 0 else float("inf")
@@ -322,7 +333,12 @@ def halves(pairs: Pairs, seed: int) -> tuple[Pairs, Pairs]:
 
 
 def task_independence(
-    task: PretextTask, dataset: Dataset, kernel: Kernel = "rbf", seed: int = 0, pretext: str = ""
+    task: PretextTask,
+    dataset: Dataset,
+    kernel: Kernel = "rbf",
+    seed: int = 0,
+    pretext: str = "",
+    intercept: bool = True,
 ) -> Independence:
     """The same of a task's own question: X1 is what it shows, X2 the answer.
 
@@ -332,6 +348,7 @@ def task_independence(
         kernel: of the regressions on X1.
         seed: of the split, the pretext's draws and the interval.
         pretext: a name for the row.
+        intercept: of the heads that beta is for (`smallest_mean`).
 
     Raises:
         UsageError: no labels, no question, or too few samples.
@@ -343,4 +360,4 @@ def task_independence(
     if len(rows) < 20:
         raise UsageError(f"{len(rows)} labelled samples are too few: give at least 20")
     fitted, held = halves(collect(task, dataset, rows, seed), seed)
-    return independence(fitted, held, kernel, seed, pretext)
+    return independence(fitted, held, kernel, seed, pretext, intercept)

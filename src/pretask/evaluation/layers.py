@@ -53,13 +53,13 @@ def capped(
 ) -> Float[Tensor, "batch values"]:
     """Maps as vectors; larger ones than `limit` are max-pooled first.
 
-    `plain` takes kernel and stride ceil(sqrt(values / limit)), a border that does not fill it counting too;
+    `plain` takes kernel and stride ceil(sqrt(values / limit)), and a border that does not fill it is left out;
     `adaptive` the side whose square times the channels comes closest to `limit`.
     """
     values, chans, side = maps[0].numel(), maps.shape[1], min(maps.shape[-2:])
     if values > limit and pool == "plain":
         kernel = min(ceil(sqrt(values / limit)), side)
-        maps = F.max_pool2d(maps, kernel, kernel, ceil_mode=True)
+        maps = F.max_pool2d(maps, kernel, kernel)
     elif values > limit:
         best = min(range(1, side + 1), key=lambda one: abs(one * one * chans - limit))
         maps = F.adaptive_max_pool2d(maps, best)
@@ -86,8 +86,8 @@ def taps(
                 features = encoder.encode(to_device(dataset.batch(rows), place))
                 for number, parts in enumerate(found[:-1]):
                     values = capped(as_map(heard[number], features), limit, pool).float().cpu()
-                    of_each = values.unflatten(0, (len(rows), -1))  # several where a picture is seen in patches
-                    parts.append(of_each.mean(1))
+                    # several where a picture is seen in patches
+                    parts.append(values.unflatten(0, (len(rows), -1)).mean(1))
                 found[-1].append(features.pooled.float().cpu())
     finally:
         for hook in hooks:

@@ -12,7 +12,8 @@ from torch import Tensor
 from pretask.errors import UsageError
 from pretask.evaluation.detection import aupr, auroc_interval, false_positives, placements, threshold_at
 from pretask.evaluation.linear import Classifier, fit_chosen
-from pretask.evaluation.ood_scores import HEADLESS, PAPER, Head, Known, score_all
+from pretask.evaluation.ood_distances import average_precision, mood_false_positives, mood_threshold
+from pretask.evaluation.ood_scores import MOOD, PAPER, SINGLE, Head, Known, score_all
 from pretask.evaluation.score import Labelled, Score
 
 Values = dict[str, Float[Tensor, "items"]]
@@ -28,18 +29,24 @@ def head_of(model: Classifier) -> Head:
 def told_apart(
     protocol: str, name: str, inside: Float[Tensor, "items"], outside: Values, **detail: object
 ) -> list[Score]:
-    """AUROC and FPR95 of one score, as means over the sets it should reject.
+    """AUROC and FPR95 of one score, as means over the sets it should reject; FPR95 and the areas under
+    precision and recall as MOOD's code has them for its own scores, and otherwise as MOODv2's.
 
     `threshold` in the detail is the score's 5th percentile over what is known: at or above it a sample
     counts as known. `items` are the placements of the known samples: their mean is the AUROC.
     """
     pairs = [placements(inside, values) for values in outside.values()]
+    area, wrong, limit = (
+        (average_precision, mood_false_positives, mood_threshold)
+        if name in MOOD
+        else (aupr, false_positives, threshold_at)
+    )
     by_set = {
         other: {
             "auroc": float(pair[0].mean()),
-            "fpr95": false_positives(inside, values),
-            "aupr_in": aupr(inside, values),
-            "aupr_out": aupr(-values, -inside),
+            "fpr95": wrong(inside, values),
+            "aupr_in": area(inside, values),
+            "aupr_out": area(-values, -inside),
         }
         for (other, values), pair in zip(outside.items(), pairs, strict=True)
     }
@@ -52,7 +59,7 @@ def told_apart(
         Score(
             protocol, f"auroc {name}", float(items.mean()), *auroc_interval(pairs), count, dict(detail), items
         ),
-        Score(protocol, f"fpr95 {name}", rate, n=count, detail={"at": threshold_at(inside)}),
+        Score(protocol, f"fpr95 {name}", rate, n=count, detail={"at": limit(inside)}),
     ]
 
 
@@ -76,7 +83,7 @@ def ood(
     head: Head | None = None,
     seed: int = 0,
 ) -> list[Score]:
-    """Every score of `ood_scores`, each as AUROC and FPR95; then MOODv2's summary, their mean and range.
+    """Scores of `ood_scores`, each as AUROC and FPR95; then MOODv2's summary, their mean and range.
 
     Args:
         train: features and labels of what is known.
@@ -109,7 +116,7 @@ def one_class(train: Labelled, test: Labelled, *, seed: int = 0) -> list[Score]:
     """Each class in turn is all that is known, and each other class is to be rejected; means over both.
 
     A single class has no classifier: this judges by the scores that look at features alone, with the
-    features' mean as origin (Mahalanobis is a single Gaussian then).
+    features' mean as origin (Mahalanobis is a single Gaussian then), less those that look at classes.
 
     Args:
         train: features and labels; of each class its own samples are learned from.
@@ -124,13 +131,13 @@ def one_class(train: Labelled, test: Labelled, *, seed: int = 0) -> list[Score]:
     classes = sorted(set(y.tolist()) & set(y_test.tolist()))
     if len(classes) < 2:
         raise UsageError("one class against the others needs test samples of at least two classes")
-    found: dict[str, list[list[Score]]] = {name: [] for name in HEADLESS}
+    found: dict[str, list[list[Score]]] = {}
     for known in classes:
         parts = {str(other): x_test[y_test == other] for other in classes}
         rows = y == known
-        for name, values in score_all(Known(x[rows], torch.zeros_like(y[rows])), parts).items():
+        for name, values in score_all(Known(x[rows], torch.zeros_like(y[rows])), parts, SINGLE).items():
             inside = values.pop(str(known))
-            found[name].append(told_apart("one-class", name, inside, values))
+            found.setdefault(name, []).append(told_apart("one-class", name, inside, values))
     scores = []
     for name, by_class in found.items():
         for place, metric in enumerate(("auroc", "fpr95")):

@@ -1,12 +1,14 @@
-"""How much a sample looks like the data one knows: eleven scores from features and a linear head.
+"""How much a sample looks like the data one knows: scores from features and a linear head.
 
 One orientation: the larger a score, the more in-distribution. Everything is computed in float64.
-The nine of MOODv2 (Li et al., 2024) follow its benchmark, which follows ViM's (Wang et al., CVPR 2022).
+The nine of MOODv2 (Li et al., 2024) follow its benchmark, which follows ViM's (Wang et al., CVPR 2022). Those of
+MOOD (Li et al., CVPR 2023) on features of length 1 are in `ood_distances`; its energy and its GradNorm are MOODv2's
+sample by sample (the code adds up the gradient of a batch), and what it calls softmax is the greatest logit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from pretask.errors import UsageError
 from pretask.evaluation.knn import neighbours
+from pretask.evaluation.ood_distances import BY_CLASS, DISTANCES, unit
 
 REACT_QUANTILE = 0.99
 NEIGHBOUR = 50  # Sun et al. (ICML 2022) for CIFAR
@@ -158,13 +161,20 @@ def nearest(centred: Float[Tensor, "items dim"], places: Float[Tensor, "places d
     return lambda z: -torch.cdist(z @ white, places @ white, compute_mode=exact).amin(1).square()
 
 
-def one_gaussian(known: Known) -> Scorer:
-    """-(u - mu)^T P (u - mu) of u = z / |z|, with the mean and the pseudo-inverse of the covariance (over M) of
-    all training features of length 1, whatever their labels (MOOD, Li et al., CVPR 2023)."""
-    unit = F.normalize(known.features, dim=1, eps=1e-10)
-    mean = unit.mean(0, keepdim=True)
-    score = nearest(unit - mean, mean)
-    return lambda z: score(F.normalize(z, dim=1, eps=1e-10))
+def of_length_one(name: str) -> Callable[[Known], Scorer]:
+    """One of MOOD's scores, of features that may have any length."""
+
+    def score(known: Known) -> Scorer:
+        of_unit = DISTANCES[name](unit(known.features), known.labels)
+        return lambda z: of_unit(unit(z))
+
+    return score
+
+
+def entropy(known: Known) -> Scorer:
+    """sum_k p_k log p_k, minus the entropy of the softmax (MOOD)."""
+    head = known.classifier()
+    return lambda z: (head(z).softmax(1) * head(z).log_softmax(1)).sum(1)
 
 
 def kl_matching(known: Known) -> Scorer:
@@ -209,21 +219,31 @@ SCORES: dict[str, Callable[[Known], Scorer]] = {
     "mahalanobis": mahalanobis,
     "gradnorm": grad_norm,
     "knn": knn_distance,
-    "one-gaussian": one_gaussian,
+    "entropy": entropy,
+    **{name: of_length_one(name) for name in DISTANCES},
 }
 
-HEADLESS = ("residual", "mahalanobis", "knn", "one-gaussian")
+HEADLESS = ("residual", "mahalanobis", "knn", *DISTANCES)
 """Scores that look at features alone."""
 
-PAPER = tuple(name for name in SCORES if name not in ("knn", "one-gaussian"))
+SINGLE = tuple(name for name in HEADLESS if name not in BY_CLASS)
+"""Those that say something of a single class."""
+
+MOOD = ("entropy", *DISTANCES)
+"""MOOD's alone, which are judged as it judges them."""
+
+PAPER = tuple(name for name in SCORES if name not in ("knn", *MOOD))
 """MOODv2's nine."""
+
+WITHIN_A_SET = ("projection",)
+"""Scores by which sets cannot be compared: they depend on how many samples are judged at once."""
 
 
 def score_all(
-    known: Known, parts: dict[str, Float[Tensor, "items dim"]]
+    known: Known, parts: dict[str, Float[Tensor, "items dim"]], names: Sequence[str] | None = None
 ) -> dict[str, dict[str, Float[Tensor, "items"]]]:
-    """Every score there can be, for every named part: {score: {part: values}}."""
+    """Every score by which parts can be compared, or these, for every named part: {score: {part: values}}."""
     known = known.double()
-    names = SCORES if known.head is not None else HEADLESS
-    scorers = {name: SCORES[name](known) for name in names}
+    names = (HEADLESS if known.head is None else tuple(SCORES)) if names is None else names
+    scorers = {name: SCORES[name](known) for name in names if name not in WITHIN_A_SET}
     return {name: {part: scorer(z.double()) for part, z in parts.items()} for name, scorer in scorers.items()}

@@ -16,10 +16,13 @@ from pretask.pretexts.patches import SIDE
 from pretask.pretexts.views import centre_view
 from pretask.task import Batch
 
+WHOLE, CROPPED = 224, 192  # the picture's short side, and its middle that is cut into patches of 64
+
 
 class NinePatches(nn.Module):
-    """The encoder of a patch puzzle with the face of an encoder of pictures: each of 3x3 patches from the middle of
-    its cell is standardised and encoded by itself.
+    """The encoder of a patch puzzle with the face of an encoder of pictures: the middle of a picture is cut into 3x3
+    patches that adjoin, as large as those of the puzzle, each standardised and encoded by itself. In training the
+    official probe crops anywhere; here the middle is taken always.
 
     Args:
         encoder: what learned from patches.
@@ -29,22 +32,21 @@ class NinePatches(nn.Module):
         super().__init__()
         self.encoder, self.model, self.name = encoder, encoder.model, encoder.name
         self.dim, self.in_chans, self.image_size = encoder.dim, encoder.in_chans, encoder.image_size
-        self.crop, self.cell, self.patch = patch_geometry(encoder)
+        _, _, self.patch = patch_geometry(encoder)
         self.shown = max(self.patch, stride(encoder))
+        self.whole = round(SIDE * self.patch * WHOLE / CROPPED)
 
     def encode(self, batch: Batch) -> Features:
         image = to_float(require(batch, "image", 4))
-        return self(centre_view(image, batch.get("size"), self.crop))
+        return self(centre_view(image, batch.get("size"), self.whole))
 
     def forward(self, image: Float[Tensor, "batch chans side side"]) -> Features:
         """Features averaged over the patches; there is one place."""
-        if image.shape[-1] != self.crop:
-            image = F.interpolate(image, (self.crop, self.crop), mode="bilinear", antialias=True)
-        edge = (self.cell - self.patch) // 2
-        cells = image.unfold(2, self.cell, self.cell).unfold(
-            3, self.cell, self.cell
-        )  # (B, C, 3, 3, cell, cell)
-        patches = cells[..., edge : edge + self.patch, edge : edge + self.patch]
+        if image.shape[-1] != self.whole:
+            image = F.interpolate(image, (self.whole, self.whole), mode="bilinear", antialias=True)
+        size, edge = self.patch, (self.whole - SIDE * self.patch) // 2
+        middle = image[:, :, edge : edge + SIDE * size, edge : edge + SIDE * size]
+        patches = middle.unfold(2, size, size).unfold(3, size, size)  # (B, C, 3, 3, size, size)
         flat = standardised(patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2), BYTES)
         if self.shown != self.patch:
             flat = F.interpolate(flat, (self.shown, self.shown), mode="bilinear", align_corners=False)

@@ -111,7 +111,6 @@ def probe_layers(
     train_set: Dataset,
     test_set: Dataset,
     *,
-    ends: bool = False,
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> list[Score]:
@@ -124,7 +123,6 @@ def probe_layers(
         task: with a projector.
         train_set: what probes learn from.
         test_set: what is judged.
-        ends: judge the last layer of the projector alone, beside the encoder.
         seed: of the probes.
         device: where the encoder runs.
 
@@ -142,8 +140,7 @@ def probe_layers(
     scores, backbone = judged(0, x, z, kinds, x[:LIMIT], seed), x[:LIMIT]
     for number, layer in enumerate(layers, 1):
         x, z = passed(layer, x), passed(layer, z)
-        if not ends or number == len(layers):
-            scores += judged(number, x, z, kinds, backbone, seed)
+        scores += judged(number, x, z, kinds, backbone, seed)
     return scores
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from pretask import modalities
 from pretask.data import Dataset, open_data
 from pretask.data.dataset import spread
+from pretask.data.images import Squashed
 from pretask.errors import UsageError
 from pretask.evaluation.anomaly import anomaly
 from pretask.evaluation.crossmodal import crossmodal
@@ -100,7 +101,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "sequence": Protocol(
         sequence, "encoder", True, "the encoder learns classes a few at a time; how many does it forget?"
     ),
-    "ood": Protocol(ood, "outside", True, "are other data told apart from these? eleven scores"),
+    "ood": Protocol(ood, "outside", True, "are other data told apart from these? twenty scores"),
     "one-class": Protocol(one_class, "features", True, "is one class told apart from each other one?"),
     "nodes": Protocol(node_classes, "encoder", True, "nodes of a graph: a fifth teaches the others' classes"),
     "clusters": Protocol(node_clusters, "encoder", True, "nodes of a graph: does k-means find the classes?"),
@@ -198,7 +199,8 @@ def read_alike(dataset: Dataset) -> dict[str, Any]:
     if dataset.modality != "image":
         told = dataset.inputs if dataset.modality in ("text", "audio", "film", "captioned") else {}
         return {"channels" if key == "in_chans" else key: value for key, value in told.items()}
-    return {"image_size": dataset.image_size, "channels": dataset.channels}
+    fit = {"fit": "squash"} if isinstance(dataset.samples, Squashed) else {}
+    return {"image_size": dataset.image_size, "channels": dataset.channels, **fit}
 
 
 def other_sets(dataset: Dataset) -> list[Dataset]:

@@ -15,11 +15,16 @@ def coding_rate(tokens: Float[Tensor, "batch tokens dim"], eps: float = 0.5) -> 
 
 
 def subspace_rate(
-    projected: Float[Tensor, "batch heads tokens width"], eps: float = 0.01
+    projected: Float[Tensor, "batch heads tokens width"], eps: float = 0.01, normalise: bool = True
 ) -> Float[Tensor, ""]:
-    """R^c = 1/2 sum over heads of log det(I + p / (N eps) W W'), each token of length 1, as the official code
-    measures it: eps is not squared. The mean over samples."""
-    w = F.normalize(projected, dim=-1)
+    """R^c = 1/2 sum over heads of log det(I + p / (N eps) W W'), the mean over samples.
+
+    Args:
+        projected: W, the tokens in each subspace.
+        eps: precision; the official code does not square it. For the paper's R^c it is the paper's eps squared.
+        normalise: make each token's length 1 first, as the official code does; the paper's R^c does not.
+    """
+    w = F.normalize(projected, dim=-1) if normalise else projected
     count, width = w.shape[-2:]
     # det(I + a W W') = det(I + a W' W): the smaller of the two
     gram = w @ w.transpose(-2, -1) if count < width else w.transpose(-2, -1) @ w

@@ -129,6 +129,11 @@ def octave_pooled(
     return spectrum.unflatten(-2, (-1, per_octave)).mean(-3)
 
 
+def frame_sizes(rate: int) -> tuple[int, int]:
+    """Samples of a window of 25 ms and from one to the next, 10 ms; what is not whole is cut off, as Kaldi does."""
+    return int(rate * 25.0 * 0.001), int(rate * 10.0 * 0.001)
+
+
 def mel_filters(rate: int, size: int, bins: int, lowest: float = 20.0) -> Float[Tensor, "frequencies bins"]:
     """Triangles on Kaldi's mel scale, 1127 ln(1 + f / 700), from `lowest` to half the rate; for the powers of a
     Fourier transform of `size` samples. The highest frequency counts nowhere."""
@@ -158,7 +163,7 @@ def log_mel(
     Raises:
         ValueError: a recording is shorter than a window.
     """
-    size, hop, whole = round(0.025 * rate), round(0.010 * rate), 2 * (len(filters) - 1)
+    (size, hop), whole = frame_sizes(rate), 2 * (len(filters) - 1)
     if audio.shape[1] < size:
         raise ValueError(f"{audio.shape[1]} samples are less than a window of {size}")
     window = audio.unfold(1, size, hop)

@@ -157,9 +157,17 @@ def bands(snr: Float[Tensor, "levels"]) -> Int[Tensor, "levels"]:
 
 
 def spread_levels(top: int, steps: int) -> list[int]:
-    """`steps` levels from 0 to `top`, evenly spaced, rising; all of them where there are fewer."""
+    """`steps` levels from 0 to `top`, evenly spaced, rising; all of them where there are fewer. Where DDPM goes
+    through."""
     count = min(steps, top + 1)
     return torch.linspace(0, top, count, dtype=torch.float64).round().long().unique().tolist()
+
+
+def strided_levels(levels: int, steps: int) -> list[int]:
+    """Levels 0, s, 2 s, ... below `levels`, rising, with the smallest whole stride s that leaves no more than
+    `steps`: where DDIM goes through. The official code refuses numbers of steps that no stride gives exactly; here
+    they are fewer then."""
+    return list(range(0, levels, -(-levels // steps)))
 
 
 def respaced(betas: Float[Tensor, "levels"], levels: Sequence[int]) -> Float[Tensor, "steps"]:

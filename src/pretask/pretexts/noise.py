@@ -6,6 +6,7 @@ from math import pi
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -103,3 +104,26 @@ def cut(
     columns = torch.where(windows.mirrored[:, None], column.flip(0), column) + windows.left[:, None]
     found = noise[windows.pattern[:, None, None], rows[:, :, None], columns[:, None, :]]
     return found / found.amax((1, 2), keepdim=True)
+
+
+def ring_power(maps: Float[Tensor, "batch side side"]) -> Float[Tensor, "rings"]:
+    """Mean power of masks or patterns, without their means, by spatial frequency: the first value is that of less
+    than one cycle a side, the next of one to two; the last counts the corners of the spectrum too."""
+    side = maps.shape[-1]
+    power = torch.fft.fft2(maps - maps.mean((1, 2), keepdim=True)).abs().square().mean(0).flatten()
+    cycles = torch.fft.fftfreq(side, 1 / side, device=maps.device)
+    ring = (cycles[:, None] ** 2 + cycles**2).sqrt().long().clamp(max=side // 2 - 1).flatten()
+    return power.new_zeros(side // 2).index_add(0, ring, power) / torch.bincount(ring)
+
+
+def pieces(mask: Bool[Tensor, "batch rows columns"]) -> Int[Tensor, "batch"]:
+    """How many connected pieces there are of what is set, neighbours being those above, below, left and right; what
+    is set divided by this is a piece's mean size."""
+    number = torch.arange(1, mask[0].numel() + 1, device=mask.device).view(mask.shape[1:]) * mask
+    label, before = number, torch.zeros_like(number)
+    while not torch.equal(label, before):  # the largest number spreads over each piece
+        before, wide = label, F.pad(label, (1, 1, 1, 1))
+        rows = torch.maximum(wide[:, :-2, 1:-1], wide[:, 2:, 1:-1])
+        columns = torch.maximum(wide[:, 1:-1, :-2], wide[:, 1:-1, 2:])
+        label = torch.maximum(label, torch.maximum(rows, columns)) * mask
+    return (mask & (label == number)).sum((1, 2))

@@ -145,13 +145,26 @@ def mask_each(
     rate: float,
     candidates: Bool[Tensor, "batch length"],
 ) -> Masked:
-    """Hide each candidate with probability `rate`, and where chance hides none, one of them (VALOR, whose code
-    draws again until one is hidden). What becomes of it is as in `mask_tokens`."""
-    length = text.tokens.shape[1]
-    order = drawn.order[:, :length].masked_fill(~candidates, torch.inf)
-    least = order == order.amin(1, keepdim=True)
-    hidden = ((order < rate) | least) & candidates
-    return replaced(text, hidden, drawn, mask, words)
+    """Hide each candidate with probability `rate`, given that at least one is hidden (VALOR, whose code draws again
+    until that is so). What becomes of it is as in `mask_tokens`.
+
+    With r = 1 - rate the k-th of n candidates is the first to be hidden with probability rate r^k / (1 - r^n); those
+    behind it are hidden each for itself.
+
+    Args:
+        text: what is hidden in.
+        drawn: from `draw_mask`, for texts at least as long.
+        mask: the token that stands for a hidden one.
+        words: tokens to replace others by.
+        rate: above 0 and at most 1.
+        candidates: tokens that may be hidden; a text without any stays as it is.
+    """
+    left = torch.tensor(1 - rate, dtype=torch.float64, device=text.tokens.device)
+    number, count = candidates.cumsum(1) - 1, candidates.sum(1)
+    first = (torch.log1p(-drawn.extra.double() * (1 - left**count)) / left.log()).long()
+    first = torch.minimum(first, count - 1)[:, None]  # rounding could name one too many
+    behind = (number > first) & (drawn.order[:, : text.tokens.shape[1]] < rate)
+    return replaced(text, (behind | (number == first)) & candidates, drawn, mask, words)
 
 
 def replaced(

@@ -262,7 +262,7 @@ def centre_view(
     """
     height, width = image.shape[-2:]
     if size is None:
-        size = torch.tensor([[height, width]], device=image.device)
+        size = torch.tensor([[height, width]], device=image.device).expand(len(image), 2)
     box = centre_box(size)
     if height == width == side and bool((box == box.new_tensor([0, 0, 1, 1])).all()):
         return image

@@ -1,15 +1,18 @@
 """Cutting a video into clips that do not touch, and choosing their frames."""
 
 from fractions import Fraction
+from math import ceil, floor, sqrt
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from pretask.errors import UsageError
 
 PAIR = 2  # frames come in twos, as video models take them
-MOST_PIXELS = 128 * 28 * 28
+UNIT = 28  # pixels that a token of a video model is wide and high
+PIXELS = 128 * UNIT**2
 
 
 def clip_ranges(frames: int, clips: int, trim: float = 0.1) -> list[tuple[int, int]]:
@@ -65,15 +68,24 @@ def clip_plan(frames: int, fps: float, clips: int, trim: float = 0.1, most: int 
     return [clip_frames(start, end, fps, most=most) for start, end in clip_ranges(frames, clips, trim)]
 
 
-def shrink(frames: Tensor, pixels: int = MOST_PIXELS) -> Tensor:
-    """Frames (T, C, H, W) with at most so many pixels each; smaller ones stay as they are."""
-    height, width = frames.shape[-2:]
-    if height * width <= pixels:
-        return frames
-    scale = (pixels / (height * width)) ** 0.5
-    size = (max(int(height * scale), 1), max(int(width * scale), 1))
-    whole = frames.float() / 255 if not frames.dtype.is_floating_point else frames
-    return F.interpolate(whole, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+def frame_size(height: int, width: int, pixels: int = PIXELS) -> tuple[int, int]:
+    """Height and width that a frame is shown at: multiples of 28, about as many pixels as asked for, at about the
+    frame's ratio (Qwen-VL's `smart_resize` with one number as the least and the most, as in the official code)."""
+    size = [max(UNIT, round(side / UNIT) * UNIT) for side in (height, width)]
+    zoom, there = sqrt(pixels / (height * width)), size[0] * size[1]
+    if there > pixels:
+        size = [max(UNIT, floor(side * zoom / UNIT) * UNIT) for side in (height, width)]
+    elif there < pixels:
+        size = [ceil(side * zoom / UNIT) * UNIT for side in (height, width)]
+    return size[0], size[1]
+
+
+def sized(
+    frames: Float[Tensor, "frames chans h w"], pixels: int = PIXELS
+) -> Float[Tensor, "frames chans h2 w2"]:
+    """Frames in [0, 1] at their `frame_size`: large ones shrink, small ones grow."""
+    size = frame_size(frames.shape[-2], frames.shape[-1], pixels)
+    return F.interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def split_spatially(frames: Tensor, rows: int, columns: int) -> list[Tensor]:

@@ -13,8 +13,9 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
+from pretask.data.batch import to_float
 from pretask.errors import UsageError
-from pretask.puzzles.clips import MOST_PIXELS, shrink, split_spatially
+from pretask.puzzles.clips import PIXELS, sized, split_spatially
 from pretask.puzzles.numbers import draw_markers, take_out
 from pretask.puzzles.pictures import resized, to_picture, to_tensor
 from pretask.puzzles.puzzle import FORM, Puzzle, ask, gold
@@ -82,21 +83,23 @@ def video_puzzle(
     clips: Sequence[Tensor],
     order: Int[Tensor, "pieces"],
     grid: tuple[int, int] = (1, 1),
-    pixels: int = MOST_PIXELS,
+    pixels: int = PIXELS,
     wrapper: Wrapper = "boxed",
 ) -> Puzzle:
     """In which order did the clips happen? Each is shown as frames one after the other.
 
     Args:
-        clips: the frames (T, C, H, W) that each is shown by (`clips.clip_plan`), in the order of time.
+        clips: the frames (T, C, H, W), bytes or floats in [0, 1], that each is shown by (`clips.clip_plan`), in
+            the order of time.
         order: the clip that is displayed at each place; with a grid the tile of a clip, where the first
             clip's tiles come first.
         grid: rows and columns that each clip is cut into besides.
-        pixels: of a frame, at most.
+        pixels: of a frame, about (`clips.frame_size`).
         wrapper: how the answer is to be written.
     """
     rows, columns = grid
-    pieces = [list(shrink(tile, pixels)) for clip in clips for tile in split_spatially(clip, rows, columns)]
+    tiles = [tile for clip in clips for tile in split_spatially(to_float(clip), rows, columns)]
+    pieces = [list(sized(tile, pixels)) for tile in tiles]
     check(order, len(pieces))
     tiled = rows * columns > 1
     question = (

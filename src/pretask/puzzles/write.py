@@ -1,4 +1,8 @@
-"""A data set of puzzles on disk, in the layout trl's trainers read."""
+"""A data set of puzzles on disk, in the layout trl's trainers read.
+
+What is written stays as it is: a puzzle has one order, which the official code draws anew each time a sample is
+met (several `copies` come closer to that), and a clip is a row of pictures, which it hands over as a video.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +144,9 @@ from {MAKERS[slug].partition(".makers")[0]}.{slug.replace("-", "_")} import rewa
 trainer = GRPOTrainer(
     model="Qwen/Qwen2.5-VL-7B-Instruct",
     reward_funcs=reward,
-    args=GRPOConfig(num_generations=16, max_completion_length=2048, beta=0.0, learning_rate=1e-6),
+    args=GRPOConfig(
+        num_generations=16, max_completion_length=2048, beta=0.0, learning_rate=1e-6, lr_scheduler_type="constant"
+    ),
     train_dataset=load_dataset("parquet", data_files="train-*.parquet", split="train"),
 )
 trainer.train()

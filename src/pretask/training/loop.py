@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -244,6 +245,7 @@ class Run:
         return batches(
             self.dataset, self.plan.batch_size, seed=self.seed, start=start, stop=stop, rank=rank,
             world=world, workers=self.workers, parts=parts, tasks=self.plan.recipe.tasks,
+            passes=ceil(self.plan.epochs),
         )  # fmt: skip
 
     def go(self, signals: Signals, checkpoint_every: int) -> None:

@@ -24,8 +24,13 @@ from pretask.training import checkpoint
 if TYPE_CHECKING:
     from pretask.puzzles.puzzle import Puzzle
 
+PAID = "paid"  # the reward's name among what trl measures
+SCALE = 100.0
+"""What rewards are multiplied by: trl adds 1e-4 to their spread, the paper's framework 1e-6, and
+(100 r - 100 mean) / (100 spread + 1e-4) = (r - mean) / (spread + 1e-6)."""
+
 LOGGED = {
-    "reward": "reward", "reward_std": "reward spread", "exact": "exact", "correct": "correct",
+    f"rewards/{PAID}/mean": "reward", f"rewards/{PAID}/std": "reward spread", "exact": "exact", "correct": "correct",
     "entropy": "entropy", "frac_reward_zero_std": "groups without spread", "grad_norm": "gradient norm",
     "completions/mean_length": "length", "kl": "divergence",
 }  # fmt: skip
@@ -63,8 +68,7 @@ class GRPO:
     """How a policy is trained by rewards (Shao et al., 2024), with the settings of Visual Jigsaw.
 
     Each answer is judged against those to the same question: its advantage is (reward - mean) / (spread +
-    1e-4) of its group (1e-6 in the paper's framework). One update a batch, the loss a mean over all words of
-    the batch, no entropy bonus.
+    1e-6) of its group. One update a batch, the loss a mean over all words of the batch, no entropy bonus.
 
     Args:
         steps: updates.
@@ -154,6 +158,7 @@ def grpo(
             processing_class=task.processor(),
             callbacks=[Follow(session)],
         )
+        trainer.reward_func_names = [PAID]
         silence(trainer)
         if start is not None:
             refer(trainer, start, plan.kl)
@@ -245,6 +250,7 @@ def settings(plan: GRPO, length: int, seed: int, every: int, scratch: str) -> di
         "max_completion_length": length, "temperature": plan.temperature, "shuffle_dataset": False,
         "learning_rate": plan.lr, "lr_scheduler_type": "constant", "max_grad_norm": 1.0,
         "beta": 0.0, "epsilon": plan.clip, "num_iterations": 1, "scale_rewards": "group",
+        "reward_weights": [SCALE],
         "loss_type": "dapo", "entropy_coef": 0.0, "bf16": False, "gradient_checkpointing": False,
         "use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available(),
     }  # fmt: skip

@@ -59,6 +59,11 @@ class ParetoGNN(PretextTask):
     node again in another view, `decor` wants views alike and features independent, `link` tells edges from
     random pairs (source kept, target uniform over all nodes). Edges include self-loops throughout.
 
+    Where the official code differs: its cross-entropies take probabilities, so that they and their gradients
+    saturate where a sigmoid rounds to 0 or 1; here they take logits. It draws both ends of pairs that are no edges.
+    Shares of edges and columns that are dropped are those of most of its scripts; the one for Coauthor CS has 0.5 in
+    `minsg` and `decor`.
+
     Args:
         encoder: a graph encoder.
         tasks: which of the five are asked.
@@ -86,7 +91,7 @@ class ParetoGNN(PretextTask):
     encoder: GraphEncoder
     recipe = Recipe(
         "adamw", lr=5e-4, lr_batch=0, batch_size=1024, epochs=500, weight_decay=1e-5, betas=(0.9, 0.999),
-        warmup=0.0, schedule="constant",
+        warmup=0.0, schedule="constant", decay_vectors=True,
     )  # fmt: skip
 
     def __init__(

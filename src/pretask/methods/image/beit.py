@@ -6,6 +6,7 @@ features stands in, as in MOODv2, from which this differs in its optimisation.
 
 from dataclasses import replace
 
+from pretask.encoders.beit import see_symmetrically
 from pretask.encoders.image import PatchEncoder
 from pretask.methods.image.moodv2 import MOODv2
 from pretask.recipe import Recipe
@@ -17,7 +18,7 @@ class BEiT(MOODv2):
 
     Args:
         encoder: a vision transformer; a `beit_...` has the paper's relative positions. Unless it is pretrained it
-            starts as BEiT does.
+            starts as BEiT does, and sees pictures in [-1, 1].
         teacher: whose features the words are found in: `pixels` are the patches themselves, otherwise a
             frozen encoder (a run folder, `timm:NAME`, `open_clip:MODEL@WEIGHTS`, `transformers:NAME`).
         words: size of the codebook; none takes 8192, and 512 for pictures of at most 64 pixels.
@@ -44,6 +45,8 @@ class BEiT(MOODv2):
         drop_path: float = 0.1,
     ):
         super().__init__(encoder, teacher, words, mask_ratio, crop_scale, jitter, drop_path)
+        if not encoder.pretrained:
+            see_symmetrically(encoder)
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         return replace(super().preview(batch, step), title="BEiT")

@@ -31,6 +31,9 @@ class Colorization(PretextTask):
     ordinary pictures; an encoder of one channel is fed L / 100. `colour_net`, the paper's own network,
     makes L - 50 of either. Other encoders see no colour in training: judge them on grey pictures too.
 
+    The rate falls to a tenth after 225,000 and 450,000 of 500,000 steps, and biases decay as weights do: the released
+    solver's settings, where the paper states other ones.
+
     Args:
         encoder: any image encoder with 1 or 3 input channels.
         crop_scale: area of the random crop, as a share of the picture's; the paper cuts 176 pixels of 256.
@@ -46,15 +49,9 @@ class Colorization(PretextTask):
 
     encoder: ImageEncoder
     recipe = Recipe(
-        "adam",
-        lr=3e-5,
-        lr_batch=40,
-        batch_size=40,
-        epochs=14,
-        weight_decay=1e-3,
-        betas=(0.9, 0.99),
-        warmup=0.0,
-    )
+        "adam", lr=3e-5, lr_batch=40, batch_size=40, epochs=16, weight_decay=1e-3, decay_vectors=True,
+        betas=(0.9, 0.99), warmup=0.0, schedule="steps", drops=(0.45, 0.9),
+    )  # fmt: skip
     colours: Float[Tensor, "colours 2"]
     prior: Float[Tensor, "colours"]
     rarity: Float[Tensor, "colours"]

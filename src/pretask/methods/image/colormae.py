@@ -1,7 +1,9 @@
 """ColorMAE: a masked autoencoder whose masks are cut from coloured noise (Hinojosa et al., ECCV 2024).
 
 Only the mask differs from MAE's: the patches where filtered noise is strongest are visible. The released
-patterns are not used, new ones are filtered with widths of our choice (`pretexts.noise`).
+patterns are not used, new ones are filtered with widths of our choice (`pretexts.noise`, which also measures masks:
+`ring_power` and `pieces`; how often each place is visible is their mean). The recipe is that of mmpretrain's MAE,
+whose class and mask token do not decay and whose warm-up reaches the peak a step earlier than ours.
 """
 
 from dataclasses import replace
@@ -40,8 +42,9 @@ class ColorMAE(MAE):
     """
 
     recipe = Recipe(
-        "adamw", lr=1.5e-4, batch_size=4096, epochs=300, weight_decay=0.05, betas=(0.9, 0.95), warmup=40 / 300
-    )
+        "adamw", lr=1.5e-4, batch_size=4096, epochs=300, weight_decay=0.05, betas=(0.9, 0.95), warmup=40 / 300,
+        warmup_from=1e-4, undecayed=("cls_token", "mask_token"),
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -1,4 +1,9 @@
-"""CIM: where in the picture was this turned and recoloured crop? (Li et al., CVPR 2023)"""
+"""CIM: where in the picture was this turned and recoloured crop? (Li et al., CVPR 2023)
+
+What differs from the released code: under mixed precision the encoders' attention runs in the lower one, the
+decoder alone in 32 bits, and nowhere is a share that is not a number taken for 0; crops are looked up at once
+(`pretexts.turned.cut`), not turned by the nearest pixel and then resized.
+"""
 
 from math import log
 
@@ -14,6 +19,7 @@ from pretask.encoders.heads import mlp
 from pretask.encoders.image import PatchEncoder
 from pretask.encoders.positions import resized, sincos_2d
 from pretask.errors import UsageError
+from pretask.methods.image.mae import check_norm
 from pretask.objectives.contrastive import in_batch_nce
 from pretask.objectives.distillation import cosine
 from pretask.pretexts.resample import crop
@@ -63,7 +69,7 @@ class CIM(PretextTask):
     """Find turned, recoloured crops (exemplars) in the picture they were cut from (its context).
 
     The context's features come from a slow copy and get no gradient: the encoder learns through exemplars. The
-    patch embedding stays as it was initialised. Positions are resized without antialiasing, as in the
+    patch embedding and the positions stay as they were. Positions are resized without antialiasing, as in the
     official code. `contrast` is the official code's second loss, off in its released recipe.
 
     Args:
@@ -106,8 +112,11 @@ class CIM(PretextTask):
         temperature: float = 0.2,
     ):
         super().__init__(encoder)
-        if getattr(encoder, "num_prefix", 0) != 1:
-            raise UsageError("correlational-image-modeling needs a vision transformer with a class token")
+        if getattr(encoder, "num_prefix", 0) != 1 or getattr(encoder.model, "pos_embed", None) is None:
+            raise UsageError(
+                "correlational-image-modeling needs a vision transformer with absolute positions and a class token"
+            )
+        check_norm(encoder)
         side, patch = encoder.image_size, encoder.patch_size
         small = side <= SMALL_IMAGE
         self.context_size = context_size or (side if small else round(side * 5 / 7 / patch) * patch)
@@ -135,6 +144,7 @@ class CIM(PretextTask):
             start_as_mae(encoder)
             nn.init.zeros_(encoder.model.patch_embed.proj.bias)
         encoder.model.patch_embed.requires_grad_(False)
+        encoder.model.pos_embed.requires_grad_(False)
         self.teacher = teacher_of(encoder)
         grid = (self.context_size // patch,) * 2
         self.decoder = Correlation(encoder.dim, decoder_dim, grid, self.context_size)

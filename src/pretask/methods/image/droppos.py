@@ -2,7 +2,8 @@
 
 What differs from the released code, on purpose: its smoothing map is made for a grid of other width than the
 picture's and normalised by columns; here it is the paper's. Its branch that also rebuilds pixels is
-`droppos+mae`.
+`droppos+mae`. Not offered: zeros or other patches' positions instead of the learned token, and the class token's
+attention instead of its likeness.
 """
 
 from math import log
@@ -18,6 +19,7 @@ from pretask.data.batch import require
 from pretask.encoders.decoder import HEAD_DIM, decoder_shape, layer_norm, start_as_mae, xavier_linear
 from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
+from pretask.methods.image.mae import check_norm
 from pretask.objectives.distributed import mean
 from pretask.objectives.gradients import clip_each
 from pretask.objectives.reconstruction import patchify, unpatchify
@@ -78,6 +80,7 @@ class DropPos(PretextTask):
         super().__init__(encoder)
         if encoder.num_prefix < 1 or getattr(encoder.model, "pos_embed", None) is None:
             raise UsageError("droppos needs a vision transformer with absolute positions and a class token")
+        check_norm(encoder)
         visible = int(encoder.num_patches * (1 - mask_ratio))
         self.num_lost = visible - int(visible * (1 - position_ratio))
         if visible < 1 or self.num_lost < 1:
@@ -98,6 +101,7 @@ class DropPos(PretextTask):
         self.decoder.apply(xavier_linear)
         if not encoder.pretrained:
             start_as_mae(encoder)
+        encoder.model.pos_embed.requires_grad_(False)  # a pretrained encoder's too
 
     def puzzle(self, batch: Batch, step: Step) -> Puzzle:
         image = require(batch, "image", 4)

@@ -1,12 +1,15 @@
 """EVA: what does a model of pictures and words see in the covered patches? (Fang et al., CVPR 2023)
 
 The released code has no target but CLIP's features; the paper also tries features without masking. Pixels
-stand in where no teacher is named. The variant with a decoder (EVA-L) is not here.
+stand in where no teacher is named. Not here: tokens made of CLIP's features as a target, the gradient held back
+at the first layer, the variant with a decoder (EVA-L), and the validation loss, whose mask is every second patch.
+The rate of 1e-3 is for 4096 samples, and absolute in the released code; here it is scaled for other batches.
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from pretask.data.batch import require
@@ -23,12 +26,15 @@ from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
+LEAST = 16  # patches in a block, of 16 x 16; of fewer patches a sixteenth, or too few blocks would fit
+
 
 class EVA(PretextTask):
     """Predict a frozen teacher's features of covered patches, up to their length.
 
     Args:
-        encoder: a vision transformer. Unless it is pretrained it starts as BEiT does.
+        encoder: a vision transformer (`vit_giant_patch14_224` has the paper's shape). Unless it is pretrained
+            it starts as BEiT does, and pictures are normalised for it as for the teacher.
         teacher: whose features are predicted: `pixels` for the patches' own, standardised, otherwise a frozen
             encoder (`open_clip:ViT-L-14@openai` is the paper's; a run folder, `timm:NAME`,
             `transformers:NAME`).
@@ -36,11 +42,15 @@ class EVA(PretextTask):
         everything: cover nothing and predict the features of all patches: distillation without masking.
         crop_scale: area of the random crop, as a share of the picture's.
         drop_path: share of samples for which the last block is skipped, less for those before.
+        init_std: deviation of the weights it starts with (0.015 for the paper's giant).
+
+    Raises:
+        UsageError: a mask that covers nothing or everything, or a timm `eva...`, which cannot be covered.
     """
 
     encoder: PatchEncoder
     recipe = Recipe(
-        "adamw", lr=1e-3, lr_batch=4096, batch_size=4096, epochs=150, weight_decay=0.05, betas=(0.9, 0.98),
+        "adamw", lr=1e-3, lr_batch=4096, batch_size=4096, epochs=150, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-6,
         warmup=2 / 150, final_lr=1e-2, clip=3.0, undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
@@ -52,8 +62,11 @@ class EVA(PretextTask):
         everything: bool = False,
         crop_scale: tuple[float, float] = (0.2, 1.0),
         drop_path: float = 0.1,
+        init_std: float = 0.02,
     ):
         super().__init__(encoder)
+        if isinstance(encoder.model, Eva):
+            raise UsageError("timm's eva... cannot be covered; `vit_giant_patch14_224` has EVA's shape")
         self.num_hidden = int(encoder.num_patches * mask_ratio)
         if not everything and not 0 < self.num_hidden < encoder.num_patches:
             raise UsageError(
@@ -67,11 +80,13 @@ class EVA(PretextTask):
         values = encoder.patch_size**2 * encoder.in_chans
         self.head = nn.Linear(encoder.dim, values if self.teacher is None else self.teacher.dim)
         if self.mask_token is not None:
-            small_(self.mask_token)
-        small_(self.head.weight)
+            small_(self.mask_token, init_std)
+        small_(self.head.weight, init_std)
         nn.init.zeros_(self.head.bias)
         if not encoder.pretrained:
-            start_as_beit(encoder)
+            start_as_beit(encoder, init_std)
+            if self.teacher is not None and len(self.teacher.mean) == encoder.in_chans:
+                encoder.mean, encoder.std = self.teacher.mean.clone(), self.teacher.std.clone()
 
     def puzzle(self, batch: Batch, step: Step) -> tuple[Tensor, Bool[Tensor, "batch patches"]]:
         """Crops, and which of their patches are covered; each picture its own number."""
@@ -79,7 +94,7 @@ class EVA(PretextTask):
         view = apply_view(
             self.view, image, draw_view(self.view, len(image), step.generator, batch.get("size"))
         )
-        least = self.encoder.num_patches / 16
+        least = min(LEAST, self.encoder.num_patches / 16)
         hidden = draw_blocks(self.encoder.grid, self.num_hidden, len(view), step.generator, least)
         return view, hidden.to(view.device)
 

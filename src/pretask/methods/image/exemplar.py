@@ -20,14 +20,15 @@ from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
 BRIGHTER = 32 / 255  # added to or taken from all values of a copy, at most
+SATURATION = 0.5  # its saturation is multiplied by 1 - 0.5 to 1 + 0.5
 SPAN = 2  # the official code standardises pictures in [-1, 1]
 
 
 class Exemplar(PretextTask):
     """Bring copies of one picture closer than those of any other, by triplets with semi-hard negatives.
 
-    Copies are Inception's crops (TF-slim's `preprocess_image`, whose fast mode changes brightness and saturation but
-    neither contrast nor hue).
+    Copies are Inception's crops (TF-slim's `preprocess_image`, whose fast mode changes brightness and then saturation
+    but neither contrast nor hue).
 
     Args:
         encoder: any image encoder.
@@ -40,7 +41,10 @@ class Exemplar(PretextTask):
     """
 
     encoder: ImageEncoder
-    recipe = Recipe("sgd", lr=0.1, batch_size=64, epochs=35, weight_decay=1e-4, warmup=5 / 35)
+    recipe = Recipe(
+        "sgd", lr=0.1, batch_size=64, epochs=35, weight_decay=1e-4, warmup=5 / 35, schedule="steps",
+        drops=(15 / 35, 25 / 35),
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class Exemplar(PretextTask):
     ):
         super().__init__(encoder)
         self.copies, self.margin, self.normalise, self.grey = copies, margin, normalise, grey
-        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5, jitter=1.0, saturation=0.5)
+        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5)
         self.embed = nn.Linear(encoder.dim, embedding_dim)
         if hasattr(encoder, "patch_size"):
             self.recipe = TRANSFORMER
@@ -66,8 +70,9 @@ class Exemplar(PretextTask):
         grey = draw.chance(len(image), self.grey, step.generator).to(image.device)
         image = torch.where(grey.view(-1, 1, 1, 1), image.mean(1, keepdim=True), image)
         views = apply_view(self.view, image, View.joined(drawn))
-        light = BRIGHTER * (2 * draw.uniform((len(image), self.copies), step.generator) - 1)
-        return (views + light.T.reshape(-1, 1, 1, 1).to(views)).clamp(0, 1)
+        change = 2 * draw.uniform((len(image), self.copies, 2), step.generator) - 1
+        light, richer = change.to(views).transpose(0, 1).reshape(-1, 2, 1, 1, 1).unbind(1)
+        return saturated(views + BRIGHTER * light, 1 + SATURATION * richer).clamp(0, 1)
 
     def embedded(self, views: Float[Tensor, "views chans s s"]) -> Float[Tensor, "views dim"]:
         self.encoder.normalise(views[:1])  # says so where the channels do not fit
@@ -96,3 +101,15 @@ class Exemplar(PretextTask):
             for n, answer in enumerate(found)
         ]  # fmt: skip
         return Sheet("Exemplar", "Which copies are of the same picture?", rows)
+
+
+def saturated(
+    image: Float[Tensor, "views chans s s"], factor: Float[Tensor, "views 1 1 1"]
+) -> Float[Tensor, "views chans s s"]:
+    """HSV's saturation times a factor, at most 1, as TensorFlow does it: hue and the largest value stay."""
+    if image.shape[1] != 3:
+        return image
+    value, least = image.amax(1, keepdim=True), image.amin(1, keepdim=True)
+    saturation = torch.where(value > 0, (value - least) / value, 0.0)
+    chroma = value * (factor * saturation).clamp(0, 1)
+    return value - chroma * (value - image) / (value - least).clamp(min=1e-12)

@@ -1,8 +1,9 @@
 """FlexPredict: tell what lies about there, where "there" is uncertain (Bar et al., ICML 2024; the code's StoP).
 
 I-JEPA whose queries carry noise that went through the very matrix the context goes through, so that it cannot
-be learned away without losing the context. Decided here: the rate warms up from 0 as all rates do; the
-teacher's last block alone is the target (the code's `target_blocks` of 1).
+be learned away without losing the context. Decided here: the teacher's last block alone is the target (the code's
+`target_blocks` of 1); the blur is a Gaussian of 13 taps, where PIL's is several box blurs of about that reach. The
+official code counts a step before it looks up rate and decay: here each comes one step later.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ from pretask.encoders.ema import awake, follow, teacher_of
 from pretask.encoders.image import PatchEncoder
 from pretask.encoders.positions import sincos_2d
 from pretask.errors import UsageError
+from pretask.methods.image.mae import check_norm
 from pretask.objectives.reconstruction import patchify, unpatchify
 from pretask.pretexts import draw
 from pretask.pretexts.blocks import Blocks, draw_blocks
@@ -60,7 +62,7 @@ class FlexPredict(PretextTask):
     positions: Tensor
     recipe = Recipe(
         "adamw", lr=8e-4, lr_batch=2048, batch_size=2048, epochs=600, weight_decay=0.04, weight_decay_end=0.4,
-        betas=(0.9, 0.999), warmup=15 / 600, final_lr=1 / 8,
+        betas=(0.9, 0.999), warmup=15 / 600, warmup_from=1 / 4, final_lr=1 / 8,
     )  # fmt: skip
 
     def __init__(
@@ -83,14 +85,16 @@ class FlexPredict(PretextTask):
                 "flexpredict needs a vision transformer without class token: add class_token=false,"
                 "global_pool=avg,fc_norm=false to the encoder's name"
             )
+        check_norm(encoder)
         if not encoder.pretrained:
             start(encoder)
+        encoder.model.pos_embed.requires_grad_(False)  # a pretrained encoder's too
         self.query, self.noise, self.momentum = query, noise, momentum
         self.shape: dict[str, Any] = {
             "targets": num_targets, "scale": target_scale, "aspect": target_aspect,
             "context_scale": context_scale, "least": 10 if encoder.num_patches > 64 else FEW,
         }  # fmt: skip
-        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5, grey=0.2, blur=0.5)
+        self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5, grey=0.2, blur=0.5, blur_kernel=13)
         large = encoder.dim >= 768
         dim, depth = decoder_shape(
             encoder.dim, predictor_dim or (384 if large else None), predictor_depth or (6 if large else None)

@@ -2,7 +2,8 @@
 2021: MoCo v2 with temporal positives and geo-location classification).
 
 The queue may hold other pictures of the query's place: they stay there, as in the official code. A partner is of the
-query's own split and product.
+query's own split and product. Two departures: of two times the middle squares are resampled bicubically, there
+bilinearly; and pictures of at most 64 pixels are not blurred, as SimCLR does not blur CIFAR-10.
 """
 
 from __future__ import annotations

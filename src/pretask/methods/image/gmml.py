@@ -1,7 +1,8 @@
 """GMML: groups of pixels are noise, or another picture's; which were they? (Atito et al., 2022)
 
 Decided where the released code leaves it open or reads the system's clock: all randomness is the step's; a
-copied fill is the picture itself, shifted around by one distance.
+copied fill is the picture itself, shifted around by one distance. The blur is a Gaussian of 13 taps, where PIL's
+is several box blurs of about that reach. There are no local crops, as by default.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from pretask.data.batch import require
 from pretask.encoders.drop_path import droppable, dropping
 from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
+from pretask.methods.image.mae import check_norm
 from pretask.objectives.distributed import gather, mean
 from pretask.objectives.gradients import clip_each
 from pretask.pretexts import draw
@@ -37,9 +39,9 @@ class GMML(PretextTask):
     """Rebuild groups of connected pixels that were replaced, in a transformer that sees all patches.
 
     Args:
-        encoder: a vision transformer.
+        encoder: a vision transformer. Unless it is pretrained its class token starts as in the official code.
         drop_share: largest share of the pixels that noise replaces; the smallest is half.
-        alien_share: largest share that another picture of the batch replaces instead.
+        alien_share: largest share that another picture of the batch replaces instead; with 0 none does.
         fills: what stands in the groups besides other pictures: `noise`, `zeros`, or `copy` for other
             places of the same picture; one is drawn for each crop.
         aliens: take other pictures' pixels for one crop in (number of fills + 1).
@@ -76,17 +78,19 @@ class GMML(PretextTask):
         clip: float = 3.0,
     ):
         super().__init__(encoder)
+        check_norm(encoder)
         depth, dim = len(encoder.model.blocks), encoder.dim
         taken = blocks or tuple(max(1, round(depth * share)) for share in (1 / 2, 2 / 3, 5 / 6, 1))
         self.blocks = sorted({number - 1 for number in taken})
         if not fills or not 0 <= self.blocks[0] <= self.blocks[-1] < depth:
             raise UsageError(f"blocks {taken} must be among 1 to {depth}, and fills {fills} must name some")
-        self.shares, self.fills, self.aliens = (drop_share, alien_share), fills, aliens
+        self.shares, self.fills = (drop_share, alien_share), fills
+        self.aliens = aliens and alien_share > 0
         self.align, self.largest, self.everywhere = align or 1, largest, everywhere
         self.drop_path, self.clip, self.depth = drop_path, clip, len(droppable(encoder))
         self.view = ViewSpec(
             encoder.image_size, crop_scale, flip=0.5, jitter=0.3, brightness=0.1, contrast=0.1, saturation=0.1,
-            hue=0.01, blur=0.1, interpolation="bicubic",
+            hue=0.01, blur=0.1, blur_kernel=13, interpolation="bicubic",
         )  # fmt: skip
         hidden = [layer for _ in range(3) for layer in (nn.Linear(dim, dim), nn.GELU())]
         self.head = nn.Sequential(*hidden)
@@ -96,6 +100,8 @@ class GMML(PretextTask):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
+        if not encoder.pretrained and encoder.model.cls_token is not None:
+            nn.init.trunc_normal_(encoder.model.cls_token, std=0.02)
 
     def puzzle(self, batch: Batch, step: Step) -> Puzzle:
         """Two crops of each picture, the first of all, then the second."""
@@ -117,8 +123,8 @@ class GMML(PretextTask):
         share = drop + (self.shares[0] - drop) * draw.uniform((count,), generator).to(device)
         other_share = other + (self.shares[1] - other) * draw.uniform((count,), generator).to(device)
         share = torch.where(alien, other_share, share)
-        unit = draw_groups(count, generator).to(device)
-        replaced = group_mask(unit, (shape[0], shape[1]), share, self.align, self.largest)
+        rounds = draw_groups(count, generator)
+        replaced = group_mask(rounds, (shape[0], shape[1]), share, self.align, self.largest)
         partner = everyone[draw.integers(len(everyone), (count,), generator).to(device)]
         filled = torch.where(alien[:, None, None, None], partner, torch.zeros_like(clean))
         for number, fill in enumerate(self.fills):

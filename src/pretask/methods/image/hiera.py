@@ -1,7 +1,9 @@
 """Hiera: a masked autoencoder that leaves out whole units of a hierarchical transformer (Ryali et al., ICML 2023).
 
 Of pictures; `methods/video/hiera.py` says what differs with videos. The transformer is timm's, which loads the
-released weights.
+released weights. Decided here, because the training scripts are not released: no block is skipped (drop path 0), the
+warm-up and the crops are those of masked autoencoders (40 epochs; 0.2 to 1 of the picture), and the rate is that of a
+batch of 4096.
 """
 
 from math import prod
@@ -23,6 +25,8 @@ from pretask.pretexts.masks import random_mask
 from pretask.pretexts.views import apply_view, draw_view, mae_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Kind, Losses, Panel, PretextTask, Question, Sheet, Step
+
+UNDECAYED = ("pos_embed", "pos_embed_spatial", "pos_embed_temporal")
 
 
 class Puzzle(NamedTuple):
@@ -47,7 +51,7 @@ class Hiera(PretextTask):
     kind: ClassVar[Kind] = "image"
     recipe = Recipe(
         "adamw", lr=8e-4, lr_batch=4096, batch_size=4096, epochs=1600, weight_decay=0.05, betas=(0.9, 0.95),
-        warmup=40 / 1600,
+        warmup=40 / 1600, undecayed=UNDECAYED,
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +81,8 @@ class Hiera(PretextTask):
             self.fusion.append(conv(dims[pooled], last, kernel, stride=kernel))
         self.norm = layer_norm(last)
         dim, depth = decoder_shape(last, decoder_dim, decoder_depth)
-        self.embed, self.mask_token = nn.Linear(last, dim), nn.Parameter(torch.zeros(dim))
+        self.embed = nn.Linear(last, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))  # two dimensions: it decays, as officially
         self.positions = nn.Parameter(torch.zeros(1, prod(encoder.grid), dim))
         blocks = [Block(dim, dim // HEAD_DIM, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth)]
         values = encoder.token**2 * encoder.in_chans

@@ -1,6 +1,7 @@
 """JigClu: pictures are montages of pieces; which belong together, and where were they? (Chen et al., CVPR 2021)
 
-Pieces are numbered as in the official code: top left, bottom left, top right, bottom right.
+Pieces are numbered as in the official code: top left, bottom left, top right, bottom right. Pieces of pictures of at
+most 64 pixels are not blurred, as SimCLR does not blur CIFAR-10; the official code has no such rule.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pretask.data.batch import require
 from pretask.encoders.heads import mlp
 from pretask.encoders.image import ImageEncoder
 from pretask.errors import UsageError
+from pretask.methods.image.two_views import BLUR_KERNEL
 from pretask.objectives.contrastive import multi_positive
 from pretask.objectives.distributed import gather, rank, world_size
 from pretask.pretexts import draw
@@ -25,6 +27,7 @@ from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
 PIECES = 4
+MAP = 8  # cells a side that the last map is brought to before it is pooled by slots
 BASE_TEMPERATURE = 0.07  # of the supervised contrastive loss, whose size the official code keeps
 
 
@@ -80,22 +83,23 @@ class JigClu(PretextTask):
         small = encoder.image_size <= SMALL_IMAGE
         self.view = ViewSpec(
             self.piece, piece_scale, flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1,
-            grey=0.2, blur=0.0 if small else 0.5,
+            grey=0.2, blur=0.0 if small else 0.5, blur_kernel=BLUR_KERNEL,
         )  # fmt: skip
         self.projector = mlp(encoder.dim, encoder.dim, projection_dim)
         self.locate = nn.Linear(encoder.dim, PIECES)
 
     def pieces(self, batch: Batch, step: Step) -> Float[Tensor, "4*batch chans piece piece"]:
         """A crop of each piece of each picture: piece 0 of all pictures, then piece 1, ..."""
-        image, size = require(batch, "image", 4), batch.get("size")
-        side = 0.5 + self.overlap
-        true = None if size is None else size * side
+        image = require(batch, "image", 4)
+        size = batch.get("size")
+        if size is None:
+            size = torch.tensor(image.shape[-2:], device=image.device).expand(len(image), 2)
         drawn = []
-        for number in range(PIECES):
-            right, low = divmod(number, 2)
-            view = draw_view(self.view, len(image), step.generator, true)
-            start = view.box.new_tensor([right, low, right, low]) * (1 - side)
-            drawn.append(view._replace(box=start + side * view.box))
+        for box in piece_boxes(size, self.overlap):
+            start, extent = box[:, :2], box[:, 2:] - box[:, :2]
+            view = draw_view(self.view, len(image), step.generator, extent.flip(1))
+            own = (start + extent * view.box.to(box).view(-1, 2, 2).transpose(0, 1)) / size.to(box).flip(1)
+            drawn.append(view._replace(box=own.transpose(0, 1).flatten(1).to(view.box)))
         return apply_view(self.view, image, View.joined(drawn))
 
     def puzzle(self, batch: Batch, step: Step) -> Puzzle:
@@ -110,12 +114,11 @@ class JigClu(PretextTask):
         return Puzzle(torch.cat(rows, dim=2), slots % pictures, slots // pictures)
 
     def features(self, montage: Float[Tensor, "batch chans side side"]) -> Float[Tensor, "4*batch dim"]:
-        """What is seen in each slot: the last map, of even sides, pooled to 2 x 2."""
+        """What is seen in each slot: the last map, brought to 8 x 8 whatever it is, pooled to 2 x 2."""
         found = self.encoder(montage)
         maps = found.tokens.transpose(1, 2).unflatten(2, found.grid)
-        even = [side + side % 2 for side in found.grid]
-        if tuple(even) != found.grid:  # pooling 7 cells into 2 would mix slots
-            maps = F.interpolate(maps, even, mode="bilinear", align_corners=False)
+        # pooling a ResNet's 7 cells into 2 would mix slots
+        maps = F.interpolate(maps, (MAP, MAP), mode="bilinear", align_corners=False)
         return F.adaptive_avg_pool2d(maps, 2).flatten(2).permute(2, 0, 1).flatten(0, 1)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
@@ -175,3 +178,20 @@ def cells(encoder: ImageEncoder) -> tuple[int, ...]:
     grid = encoder.eval()(torch.zeros(1, encoder.in_chans, encoder.image_size, encoder.image_size)).grid
     encoder.train(was)
     return grid
+
+
+def piece_boxes(size: Int[Tensor, "batch 2"], overlap: float) -> Float[Tensor, "4 batch 4"]:
+    """x0, y0, x1, y1 in whole pixels of the four pieces: on each side up to W // 2 + c W, or from W // 2 - c W on,
+    rounded as PIL rounds what it crops, halves to even.
+
+    Args:
+        size: heights and widths of the pictures.
+        overlap: c.
+    """
+    side = size.flip(1).double()
+    low, high = ((side / 2).floor() + sign * overlap * side for sign in (-1, 1))
+    spans = (torch.zeros_like(side), high.round()), (low.round(), side)  # the first half, the second
+    return torch.stack([
+        torch.stack([spans[right][0][:, 0], spans[down][0][:, 1], spans[right][1][:, 0], spans[down][1][:, 1]], dim=1)
+        for right in (0, 1) for down in (0, 1)
+    ])  # fmt: skip

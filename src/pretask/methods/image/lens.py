@@ -138,7 +138,7 @@ class Lens(Wrapper):
     def __init__(
         self,
         encoder: ImageEncoder | PretextTask,
-        task: Literal["rotation", "simclr", "pirl"] = "rotation",
+        task: Literal["rotation", "exemplar", "jigsaw", "relative-location", "simclr", "pirl"] = "rotation",
         adversary: Literal["least_likely", "full"] | None = None,
         reconstruction_weight: float = 0.1,
         keep: Literal["both", "plain", "lensed"] = "both",

@@ -3,6 +3,7 @@
 The class is asked of the same, partly turned picture; one forward pass serves both heads.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import log
 from typing import Literal
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require, to_float
 from pretask.encoders.image import ImageEncoder
+from pretask.errors import UsageError
 from pretask.methods.classifying import Classifying
+from pretask.objectives.distributed import gather
+from pretask.objectives.long_tail import NormedLinear, effective_weights, focal, ldam
 from pretask.pretexts import draw
 from pretask.pretexts.local_rotation import draw_square, turn_quadrants, turn_square
 from pretask.pretexts.shift import apply_shift, draw_shift
@@ -33,19 +37,19 @@ class LoRot(Classifying):
         rotation_weight: of that question beside the classes.
         crop_scale: area of the random crop, as a share of the picture's; none takes 0.6 to 1, and moves pictures
             of at most 64 pixels by up to an eighth of their side instead (the official code: 4 of 32).
+        class_loss: of the classes: cross-entropy (`ce`), `focal`, or `ldam`, with which both heads give cosines; the
+            turn is always asked by plain cross-entropy, of cosines as they are. Data with a long tail want the last
+            two, and a rotation_weight of 0.1.
+        reweight_from: share of the run from which rare classes weigh more in `focal` and `ldam` (DRW; the paper's
+            160 of 200 epochs are 0.8); none: never.
     """
 
     encoder: ImageEncoder
+    count: Int[Tensor, "classes"]
     recipe = Recipe(
-        "adam",
-        lr=1e-3,
-        lr_batch=0,
-        batch_size=64,
-        epochs=100,
-        weight_decay=0.0,
-        betas=(0.5, 0.999),
-        warmup=0.0,
-    )
+        "adam", lr=1e-3, lr_batch=0, batch_size=64, epochs=100, weight_decay=0.0, betas=(0.5, 0.999), warmup=0.0,
+        schedule="steps", drops=(0.5,),
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -53,16 +57,65 @@ class LoRot(Classifying):
         where: Literal["implicit", "explicit"] = "implicit",
         rotation_weight: float = 0.5,
         crop_scale: tuple[float, float] | None = None,
+        class_loss: Literal["ce", "focal", "ldam"] = "ce",
+        reweight_from: float | None = None,
     ):
         super().__init__(encoder)
+        if class_loss == "ce" and reweight_from is not None:
+            raise UsageError(
+                "reweight_from needs class_loss=focal or ldam: cross-entropy weighs all classes alike"
+            )
+        self.class_loss, self.reweight_from = class_loss, reweight_from
         self.where, self.answers = where, 4 if where == "implicit" else 16
         self.weights = {"classes": 1.0, "rotation": rotation_weight}
         small = encoder.image_size <= SMALL_IMAGE and crop_scale is None
         self.border = max(1, round(encoder.image_size / 8)) if small else 0
         self.view = ViewSpec(encoder.image_size, crop_scale or (0.6, 1.0), flip=0.5)
-        self.head = nn.Linear(encoder.dim, self.answers)
+        self.head = self.layer(self.answers)
         if hasattr(encoder, "patch_size"):
             self.recipe = replace(self.recipe, optimizer="adamw", betas=(0.9, 0.999), weight_decay=0.05)
+
+    def layer(self, answers: int) -> nn.Module:
+        """A head with so many answers."""
+        return (NormedLinear if self.class_loss == "ldam" else nn.Linear)(self.encoder.dim, answers)
+
+    def make_classifier(self, classes: int) -> None:
+        """The head of the classes, and where their loss asks for it how many pictures each has."""
+        device = next(self.encoder.parameters()).device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.classifier_seed)
+            self.classifier = self.layer(classes).to(device)  # type: ignore[assignment]
+        if self.class_loss != "ce":
+            self.register_buffer("count", torch.zeros(classes, dtype=torch.long, device=device))
+
+    def prepare(self, batches: Iterable[Batch], num_samples: int) -> None:
+        """Count the classes and the pictures of each.
+
+        Raises:
+            UsageError: the data have no labels.
+        """
+        seen: list[Tensor] = []
+
+        def noted() -> Iterable[Batch]:
+            for batch in batches:
+                seen.extend(batch[key] for key in ("label",) if key in batch)
+                yield {key: batch[key] for key in ("label",) if key in batch}
+
+        super().prepare(noted(), num_samples)
+        if seen and self.class_loss != "ce":
+            label = gather(torch.cat(seen).to(self.count.device))
+            self.count.copy_(torch.bincount(label, minlength=len(self.count)))
+
+    def class_error(
+        self, logits: Float[Tensor, "batch classes"], label: Int[Tensor, "batch"], step: Step
+    ) -> Float[Tensor, ""]:
+        if self.class_loss == "ce":
+            return F.cross_entropy(logits, label)
+        late = self.reweight_from is not None and step.progress >= self.reweight_from
+        weight = effective_weights(self.count) if late else None
+        if self.class_loss == "focal":
+            return focal(logits, label, weight)
+        return ldam(logits, label, self.count, weight)
 
     def puzzle(
         self, batch: Batch, step: Step
@@ -93,7 +146,7 @@ class LoRot(Classifying):
         label = require(batch, "label", 1)
         step.metrics["accuracy"] = (logits.argmax(1) == label).float().mean()
         step.metrics["rotation_accuracy"] = (told.argmax(1) == answer).float().mean()
-        return {"classes": F.cross_entropy(logits, label), "rotation": F.cross_entropy(told, answer)}
+        return {"classes": self.class_error(logits, label, step), "rotation": F.cross_entropy(told, answer)}
 
     def question(self, batch: Batch, step: Step) -> Question:
         turned, _, answer = self.puzzle(batch, step)

@@ -1,11 +1,11 @@
 """Masked autoencoder: hide most patches, encode the rest, rebuild the hidden (He et al., CVPR 2022)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.attention import class_attention
@@ -17,6 +17,19 @@ from pretask.pretexts.masks import MASKS, Shuffle, random_mask, shuffle, take
 from pretask.pretexts.views import apply_view, draw_view, mae_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
+
+
+def check_norm(encoder: PatchEncoder) -> None:
+    """For methods that read single tokens off after the last norm.
+
+    Raises:
+        UsageError: the encoder's last norm is behind its pooling instead, as timm has it with `global_pool=avg`.
+    """
+    if isinstance(encoder.model.norm, nn.Identity):
+        raise UsageError(
+            "single tokens are read off this encoder and its last norm is behind the pooling, where none gets it: "
+            "add fc_norm=false to the encoder's name (vit_...:global_pool=avg,fc_norm=false)"
+        )
 
 
 class MAE(PretextTask):
@@ -36,6 +49,7 @@ class MAE(PretextTask):
     """
 
     encoder: PatchEncoder
+    any_norm: ClassVar[bool] = False  # whether a norm behind the pooling serves as well
     recipe = Recipe(
         "adamw", lr=1.5e-4, batch_size=4096, epochs=800, weight_decay=0.05, betas=(0.9, 0.95), warmup=40 / 800
     )
@@ -51,6 +65,8 @@ class MAE(PretextTask):
         crop_scale: tuple[float, float] = (0.2, 1.0),
     ):
         super().__init__(encoder)
+        if not self.any_norm:
+            check_norm(encoder)
         self.num_hidden = encoder.num_patches - int(encoder.num_patches * (1 - mask_ratio))
         if not 0 < self.num_hidden < encoder.num_patches:
             raise UsageError(

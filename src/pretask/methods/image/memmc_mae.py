@@ -1,14 +1,17 @@
 """MemMC-MAE: an autoencoder of normal pictures that cannot rebuild others (Tian et al., 2022).
 
-No code was released. Decided here: the loss is on hidden patches, layers normalise before they attend, the
-decoder's own attention has no memory, one cross-attention serves all levels of a layer, and what is compared
-with the picture is the prediction of all patches, visible ones too.
+No code was released. Decided here: the loss is on hidden patches, layers normalise before they attend, 32 keys
+and values a layer start as in the M2 transformer, the decoder's own attention has no memory, one cross-attention
+serves all levels of a layer, and what is compared with the picture is the prediction of all patches, visible ones
+too, for one random mask. The decoder's 4 blocks, the optimisation (MAE's, for batches of 64) and the views (crop and
+flip, no change of colours) are guesses as well. Where a picture is abnormal is not told: there is no localisation.
 """
 
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block
@@ -26,7 +29,8 @@ from pretask.recipe import Recipe
 from pretask.task import Batch, Sheet, Step
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of MS-SSIM's five scales (Wang et al., 2003)
-WINDOW = 11  # side of its Gaussian, in pixels
+WINDOW, SIGMA = 11, 1.5  # side of its Gaussian and deviation, in pixels
+C1, C2 = 0.01**2, 0.03**2  # keep its quotients from 0 / 0
 
 
 class GatedLevels(nn.Module):
@@ -161,11 +165,12 @@ class MemMCMAE(MAE):
         self, image: Float[Tensor, "batch chans h w"], generator: torch.Generator, masks: int = 1
     ) -> Float[Tensor, "batch"]:
         """How abnormal pictures in [0, 1] of the encoder's size are: 1 - MS-SSIM with what is rebuilt of them,
-        the mean over so many random masks."""
+        the mean over so many random masks. All pictures get the same masks, so that none depends on its neighbours:
+        from generators with the same seed a picture has the same score in any batch."""
         total = image.new_zeros(len(image))
         for _ in range(masks):
-            hidden = MASKS["random"](self.encoder.grid, self.num_hidden, len(image), generator)
-            predicted = self.predict(image, shuffle(hidden.to(image.device), self.num_hidden))
+            hidden = MASKS["random"](self.encoder.grid, self.num_hidden, 1, generator).to(image.device)
+            predicted = self.predict(image, shuffle(hidden.expand(len(image), -1), self.num_hidden))
             rebuilt = unpatchify(predicted, self.encoder.patch_size, self.encoder.grid).clamp(0, 1)
             total += 1 - likeness(rebuilt, image)
         return total / masks
@@ -177,14 +182,28 @@ class MemMCMAE(MAE):
 def likeness(
     first: Float[Tensor, "batch chans h w"], second: Float[Tensor, "batch chans h w"]
 ) -> Float[Tensor, "batch"]:
-    """MS-SSIM of pictures in [0, 1] with as many of the five scales as their size allows; the others' weights
-    are shared out."""
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+    """MS-SSIM of pictures in [0, 1], over windows that lie in the picture, with as many of the five scales as its
+    size allows; the others' weights are shared out. Each channel has its own, and their mean counts.
 
+    Raises:
+        UsageError: pictures are smaller than the window.
+    """
     scales = sum(min(first.shape[-2:]) // 2**scale >= WINDOW for scale in range(len(WEIGHTS)))
     if not scales:
         raise UsageError(f"MS-SSIM needs pictures of at least {WINDOW} pixels")
-    betas = tuple(weight / sum(WEIGHTS[:scales]) for weight in WEIGHTS[:scales])
-    found = ms_ssim(first, second, kernel_size=WINDOW, betas=betas, data_range=1.0, reduction="none")
-    assert isinstance(found, Tensor)
-    return found.view(len(first))
+    taps = torch.exp(-((torch.arange(WINDOW).to(first) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
+    taps = taps / taps.sum()
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))
+
+    x, y = (image.flatten(0, 1)[:, None] for image in (first, second))
+    total = x.new_ones(len(x))
+    for scale, weight in enumerate(WEIGHTS[:scales]):
+        mx, my = blur(x), blur(y)
+        structure = (2 * (blur(x * y) - mx * my) + C2) / (blur(x * x) - mx**2 + blur(y * y) - my**2 + C2)
+        luminance = (2 * mx * my + C1) / (mx**2 + my**2 + C1) if scale == scales - 1 else 1
+        alike = (structure * luminance).mean((1, 2, 3)).clamp(min=0)  # a root of it is taken
+        total = total * alike ** (weight / sum(WEIGHTS[:scales]))
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return total.view(len(first), -1).mean(1)

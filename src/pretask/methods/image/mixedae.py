@@ -2,7 +2,9 @@
 
 No code was released. Decided here: the learned sign of a patch's source is added at the encoder's input, the
 class token is a key like all others (which top-k may leave out), groups are neighbours in the batch, which is
-shuffled at every step, and places that remain where pictures do not share them evenly are in no mix.
+shuffled at every step, places that remain where pictures do not share them evenly are in no mix, the contrastive loss
+reads the tokens off without a projection, and batches are of 1024 pictures with the rate per picture of MAE's 4096,
+which is not certain. Not offered: top-k in some layers alone or of another size, and a mix for each picture.
 """
 
 from dataclasses import replace

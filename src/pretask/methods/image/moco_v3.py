@@ -1,5 +1,6 @@
 """MoCo v3: contrast two views within a batch, by a predictor and a slow copy (Chen, Xie, He, ICCV 2021)."""
 
+from dataclasses import replace
 from math import log, sqrt
 
 import torch
@@ -17,7 +18,7 @@ from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Step
 
 CONVOLUTIONS = Recipe("lars", lr=0.3, batch_size=4096, epochs=1000, weight_decay=1.5e-6, warmup=0.01)
-"""The official recipe of ResNets."""
+"""The official recipe of ResNets, of 1000 epochs."""
 
 
 class MoCoV3(TwoViews):
@@ -29,12 +30,14 @@ class MoCoV3(TwoViews):
 
     Args:
         encoder: any image encoder; the method is made for vision transformers.
-        momentum: of the copy at the start, rising to 1 in a cosine.
+        momentum: of the copy at the start, rising to 1 in a cosine; none takes 0.99 for transformers and 0.996 for
+            others.
         temperature: divides the similarities; none takes 0.2 for transformers and 1 for others.
         freeze_patches: do not train a transformer's projection of patches.
         hidden_dim: width of the hidden layers; none takes 4096, 1024 for pictures of at most 64 pixels.
         projection_dim: width of what is contrasted.
-        crop_scale: area of the random crops, as a share of the picture's.
+        crop_scale: area of the random crops, as a share of the picture's; none begins at 0.08 for transformers and
+            at 0.2 for others.
     """
 
     title = "MoCo v3"
@@ -46,18 +49,20 @@ class MoCoV3(TwoViews):
     def __init__(
         self,
         encoder: ImageEncoder,
-        momentum: float = 0.99,
+        momentum: float | None = None,
         temperature: float | None = None,
         freeze_patches: bool = True,
         hidden_dim: int | None = None,
         projection_dim: int = 256,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
+        crop_scale: tuple[float, float] | None = None,
     ):
-        super().__init__(encoder, *byol_views(encoder, crop_scale))
         transformer = isinstance(encoder, PatchEncoder)
+        views = byol_views(encoder, crop_scale or (0.08 if transformer else 0.2, 1.0))
+        super().__init__(encoder, *(replace(view, interpolation="bilinear") for view in views))
         self.recipe = type(self).recipe if transformer else CONVOLUTIONS
         hidden = hidden_dim or (1024 if encoder.image_size <= SMALL_IMAGE else 4096)
-        self.momentum, self.temperature = momentum, temperature or (0.2 if transformer else 1.0)
+        self.momentum = (0.99 if transformer else 0.996) if momentum is None else momentum
+        self.temperature = temperature or (0.2 if transformer else 1.0)
         if isinstance(encoder, PatchEncoder):
             if not encoder.pretrained:
                 start_as_moco_v3(encoder)

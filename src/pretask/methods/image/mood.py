@@ -2,11 +2,15 @@
 
 The pretext is BEiT's, as in MOODv2 with MOOD's own optimisation; what is new is how it is judged: by the distance
 of features of length 1 from one Gaussian over all that is known, labels or not. `pretask evaluate RUN --protocol
-ood` and `--protocol one-class` print it as `one-gaussian`. The discrete tokenizer is a k-means codebook here.
+ood` and `--protocol one-class` print it as `one-gaussian`, beside the scores it is compared with, and judge these
+as the official code does. The discrete tokenizer is a k-means codebook here. What is known is seen as tests are,
+where the official code learns its Gaussian from augmented pictures. The rate is stated there for a batch of 64 on
+each GPU, however many; here for 256.
 """
 
 from dataclasses import replace
 
+from pretask.encoders.beit import see_symmetrically
 from pretask.encoders.image import PatchEncoder
 from pretask.methods.image.moodv2 import MOODv2
 from pretask.recipe import Recipe
@@ -16,11 +20,12 @@ from pretask.task import Batch, Sheet, Step
 class MOOD(MOODv2):
     """Masked image modelling with words: the encoder sees all places, blocks of them covered by a token.
 
-    The features it is judged by are the mean of the patches, `vit_...:global_pool=avg,fc_norm=false`.
+    The features it is judged by are the last norm of the patches' mean: those of `vit_...:global_pool=avg` and of
+    `beit_...` as they are.
 
     Args:
         encoder: a vision transformer; `beit_base_patch16_224` has the paper's relative positions. Unless
-            it is pretrained it starts as BEiT does.
+            it is pretrained it starts as BEiT does, and sees pictures in [-1, 1].
         teacher: whose features the words are found in: `pixels` are the patches themselves, otherwise a
             frozen encoder (a run folder, `timm:NAME`, `open_clip:MODEL@WEIGHTS`, `transformers:NAME`).
         words: size of the codebook; none takes 8192, and 512 for pictures of at most 64 pixels.
@@ -31,8 +36,8 @@ class MOOD(MOODv2):
     """
 
     recipe = Recipe(
-        "adamw", lr=5e-4, batch_size=256, epochs=800, weight_decay=0.05, betas=(0.9, 0.999), warmup=5 / 800,
-        final_lr=1e-5 / 5e-4, clip=3.0, undecayed=("cls_token", "pos_embed"),
+        "adamw", lr=5e-4, batch_size=256, epochs=300, weight_decay=0.05, betas=(0.9, 0.999), warmup=5 / 300,
+        final_lr=1e-5 / 5e-4, undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +51,8 @@ class MOOD(MOODv2):
         drop_path: float = 0.1,
     ):
         super().__init__(encoder, teacher, words, mask_ratio, crop_scale, jitter, drop_path)
+        if not encoder.pretrained:
+            see_symmetrically(encoder)
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         return replace(super().preview(batch, step), title="MOOD")

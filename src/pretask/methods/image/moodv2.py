@@ -1,7 +1,10 @@
 """MOODv2's pretext: which word stands at each hidden patch? (Li et al., TPAMI 2024, on BEiT v2)
 
 Blocks of patches are replaced by a mask token; a frozen codebook names what was there; cross-entropy over
-all hidden patches of the batch. What it is for is judged by `pretask evaluate RUN --protocol ood`.
+all hidden patches of the batch. What it is for is judged by `pretask evaluate RUN --protocol ood`. That shows the
+middle square of each picture, normalised as in training; the paper's benchmark squashes whole pictures to a square
+(`--read fit=squash`), and normalises them by 0.5 and 0.5 for every backbone. Colours change after the crop here, and
+before it there.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ class MOODv2(PretextTask):
     BEiT v2's words are those of a tokenizer taught by CLIP. Here they are found by k-means among the
     training pictures' patches, in the features of a teacher (of length 1, as BEiT v2 compares them) or in
     their own pixels; the picture they name is the student's own crop. MOODv2 reads off the mean of the
-    patches after the last norm: `vit_...:global_pool=avg,fc_norm=false`, or evaluate with `--pool avg`.
+    patches after the last norm: `vit_...:global_pool=avg,fc_norm=false`, `beit_...:use_fc_norm=false`, or of
+    networks that norm each place last `--pool avg`. (A `beit_...` as it is norms the mean, as MOOD reads it.)
 
     Args:
         encoder: a vision transformer; `beit_base_patch16_224` has the paper's relative positions. Unless

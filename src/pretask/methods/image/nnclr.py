@@ -1,5 +1,6 @@
 """NNCLR: the nearest neighbour of one view must be found by the other (Dwibedi et al., ICCV 2021)."""
 
+from dataclasses import replace
 from math import log
 
 import torch
@@ -18,7 +19,7 @@ from pretask.task import Batch, Losses, Step
 
 class NNCLR(TwoViews):
     """Contrast the nearest neighbour of one view, out of a queue, with what is predicted from the other. No code was
-    released; the views are those of SimCLR, on which the paper builds.
+    released; the views are those of SimCLR, on which the paper builds, bicubic as in its code.
 
     Args:
         encoder: any image encoder.
@@ -42,7 +43,8 @@ class NNCLR(TwoViews):
         projection_dim: int = 256,
         crop_scale: tuple[float, float] = (0.08, 1.0),
     ):
-        super().__init__(encoder, simclr_views(encoder.image_size, crop_scale))
+        view = simclr_views(encoder.image_size, crop_scale)
+        super().__init__(encoder, replace(view, interpolation="bicubic"))
         small = encoder.image_size <= SMALL_IMAGE
         hidden, wide = (hidden_dim or (512 if small else size) for size in (2048, 4096))
         self.temperature = temperature

@@ -20,7 +20,7 @@ from pretask.encoders.sampling import reverse
 from pretask.errors import UsageError
 from pretask.objectives.diffusion import WEIGHTS, band_shares, noise_error, p2_weight, variance_bound
 from pretask.pretexts import draw
-from pretask.pretexts.diffusion import diffuse, spread_levels, undiffuse
+from pretask.pretexts.diffusion import diffuse, strided_levels, undiffuse
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
@@ -44,8 +44,10 @@ class P2Weighting(PretextTask):
         gamma: how strongly `p2` prefers noisy levels (paper 0.5 or 1); 0 weighs all alike, the baseline.
         k: where it begins to: keeps levels with almost no noise from being ignored altogether.
         rescale: divide the weights by their mean over levels, so that gradients stay as large.
-        ema: decay of the average, at most (1 + steps) / (10 + steps), which reaches the paper's 0.9999 after
-            90,000 steps.
+        ema: decay of the average.
+        ema_warmup: let the decay be (1 + steps) / (10 + steps) at most, which reaches 0.9999 after 90,000 steps. The
+            official code takes the whole decay from the first step on: after 2,000 steps four fifths of such an
+            average are still the weights that the run began with.
     """
 
     encoder: Denoiser
@@ -63,6 +65,7 @@ class P2Weighting(PretextTask):
         k: float = 1.0,
         rescale: bool = False,
         ema: float = 0.9999,
+        ema_warmup: bool = True,
     ):
         super().__init__(encoder)
         if not isinstance(encoder, Denoiser):
@@ -72,7 +75,7 @@ class P2Weighting(PretextTask):
         schedule = encoder.schedule
         weight = p2_weight(schedule, k, gamma) if weighting == "p2" else WEIGHTS[weighting](schedule)
         self.register_buffer("weight", weight / weight.mean() if rescale else weight, persistent=False)
-        self.ema = ema
+        self.ema, self.ema_warmup = ema, ema_warmup
         self.average = teacher_of(encoder)
         side = encoder.image_size  # a box of the whole area never fits but a square: the middle one is taken
         self.view = ViewSpec(side, (1.0, 1.0), (1.0, 1.0), flip=0.5, interpolation="bicubic")
@@ -97,7 +100,8 @@ class P2Weighting(PretextTask):
         return losses
 
     def after_step(self, step: Step) -> None:
-        follow(self.average, self.encoder, min(self.ema, (1 + step.index) / (10 + step.index)))
+        most = (1 + step.index) / (10 + step.index) if self.ema_warmup else 1.0
+        follow(self.average, self.encoder, min(self.ema, most))
         if step.index + 1 == step.total:
             self.encoder.load_state_dict(self.average.state_dict())
 
@@ -112,7 +116,7 @@ class P2Weighting(PretextTask):
             answer = undiffuse(schedule, noisy, self.average.predict(noisy, level)[0], level)
             columns.append([Panel(caption, picture) for picture in seen(noisy)])
             columns.append([Panel("without it", picture, "answer") for picture in seen(answer)])
-        levels = spread_levels(len(self.weight) - 1, STEPS)
+        levels = strided_levels(len(self.weight), STEPS)
         drawn = reverse(self.average.predict, self.encoder.betas, noise, levels, step.generator)
         columns.append([Panel("drawn from noise", picture, "answer") for picture in seen(drawn)])
         shares = band_shares(self.weight, schedule.snr)

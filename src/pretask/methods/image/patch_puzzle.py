@@ -25,10 +25,14 @@ from pretask.task import Batch, Losses, PretextTask, Question, Step
 RESIZED, CROPPED = 292, 255  # sides of the squashed picture and of the crop that is cut into patches
 BYTES = 255  # the official code standardises patches of such values
 PATCHES = SIDE**2
+MOMENTUM = 0.003  # of the head's batch normalisation: what is new of its running statistics in a step
 
 
 class PatchPuzzle(PretextTask):
     """Patches with gaps between them, without their brightness and contrast, at times without colour.
+
+    The official code decays the head's weights by 5e-4; here all decay by the 1e-4 of the others. Each fall of the
+    rate comes one step later there.
 
     Args:
         encoder: any image encoder.
@@ -41,7 +45,11 @@ class PatchPuzzle(PretextTask):
 
     encoder: ImageEncoder
     orders: Tensor
-    recipe = Recipe("sgd", lr=0.1, batch_size=128, epochs=35, weight_decay=1e-4, warmup=5 / 35)
+    logits_of = "head"  # the layer that names classes
+    recipe = Recipe(
+        "sgd", lr=0.1, batch_size=128, epochs=35, weight_decay=1e-4, warmup=5 / 35, schedule="steps",
+        drops=(15 / 35, 25 / 35),
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -62,9 +70,8 @@ class PatchPuzzle(PretextTask):
         self.register_buffer("orders", orders, persistent=False)
         hidden = hidden_dim or (512 if encoder.image_size <= SMALL_IMAGE else 4096)
         self.embed = nn.Linear(encoder.dim, embedding_dim)
-        self.hidden = nn.Sequential(
-            nn.Linear(orders.shape[1] * embedding_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU()
-        )
+        norm = nn.BatchNorm1d(hidden, momentum=MOMENTUM)
+        self.hidden = nn.Sequential(nn.Linear(orders.shape[1] * embedding_dim, hidden), norm, nn.ReLU())
         self.head = nn.Linear(hidden, len(orders))
         for layer, bias in ((self.hidden[0], 0.1), (self.head, 0.0)):
             nn.init.trunc_normal_(layer.weight, std=0.005, a=-0.01, b=0.01)  # type: ignore[arg-type]
@@ -73,17 +80,22 @@ class PatchPuzzle(PretextTask):
             self.recipe = TRANSFORMER
 
     def patches(self, batch: Batch, step: Step) -> Float[Tensor, "batch 9 chans patch patch"]:
-        """Row by row, each from a random place in its cell, in [0, 1]. Pictures are squashed to squares."""
+        """Row by row, each from a random place in its cell, in [0, 1]; when it is only looked at, the middle of the
+        middle crop. Pictures are squashed to squares."""
         image = require(batch, "image", 4)
         squashed = torch.full((len(image), 2), self.whole)
         view = draw_view(self.view, len(image), step.generator, squashed)
-        image = apply_view(self.view, image, view)
         grey = draw.chance(len(image), self.grey, step.generator).to(image.device)
+        free = self.cell - self.patch
+        # places of a patch: unlike VISSL's this code draws the last one too
+        places = draw_jitter(len(image), SIDE, free + 1, step.generator)
+        if not self.training:
+            start = (self.whole - self.crop) // 2
+            corners = view.box.new_tensor([start, start, start + self.crop, start + self.crop])
+            view = view._replace(box=(corners / self.whole).expand_as(view.box))
+            places = torch.full_like(places, free // 2)
+        image = apply_view(self.view, image, view)
         image = torch.where(grey.view(-1, 1, 1, 1), image.mean(1, keepdim=True), image)
-        free = (
-            self.cell - self.patch + 1
-        )  # places of a patch: unlike VISSL's this code draws the last one too
-        places = draw_jitter(len(image), SIDE, free, step.generator)
         return cut(image, patch_corners(places, self.cell, "rows"), self.patch)
 
     def embedded(self, patches: Float[Tensor, "batch 9 chans patch patch"]) -> Float[Tensor, "batch 9 dim"]:

@@ -33,7 +33,10 @@ class Rotation(PretextTask):
 
     encoder: ImageEncoder
     logits_of = "head"  # the layer that names classes
-    recipe = Recipe("sgd", lr=0.1, batch_size=64, epochs=35, weight_decay=1e-4, warmup=5 / 35)
+    recipe = Recipe(
+        "sgd", lr=0.1, batch_size=64, epochs=35, weight_decay=1e-4, warmup=5 / 35, schedule="steps",
+        drops=(15 / 35, 25 / 35),
+    )  # fmt: skip
 
     def __init__(
         self, encoder: ImageEncoder, crop_scale: tuple[float, float] = (0.25, 1.0), jitter: float = 0.4

@@ -10,9 +10,9 @@ from math import log
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from pretask.encoders.ema import follow
+from pretask.encoders.ema import follow, teacher_of
 from pretask.encoders.heads import PrototypeHead
 from pretask.encoders.image import ImageEncoder
 from pretask.methods.image.dino import DINO
@@ -23,6 +23,8 @@ from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Step
 
 ROUNDS = 3  # of Sinkhorn-Knopp
+FINAL = 1e-6 / (0.03 * 1024 / 256)
+"""The official last rate, over the peak for its batch."""
 
 
 class SampledDINO(DINO):
@@ -41,7 +43,9 @@ class SampledDINO(DINO):
         teacher_temperature: the teacher's.
     """
 
-    recipe = Recipe("sgd", lr=0.03, batch_size=1024, epochs=100, weight_decay=1e-4, warmup=0.1)
+    recipe = Recipe(
+        "sgd", lr=0.03, batch_size=1024, epochs=100, weight_decay=1e-4, warmup=0.1, final_lr=FINAL
+    )
 
     def __init__(
         self,
@@ -63,6 +67,9 @@ class SampledDINO(DINO):
         self.recipe = replace(type(self).recipe)
         self.sampled = min(sampled or self.prototypes // 4, self.prototypes)
         del self.centre
+        # short rows turn quickly: their direction alone counts
+        nn.init.normal_(self.head.last_layer.weight_v, std=self.prototypes**-0.5)
+        self.teacher.head = teacher_of(self.head)
 
     def sample(self, step: Step) -> Int[Tensor, "sampled"]:
         """The prototypes of this step, the same for all samples on all processes."""

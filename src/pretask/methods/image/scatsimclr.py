@@ -4,7 +4,8 @@ Taran, Voloshynovskiy, ICCV workshops 2021).
 The three forward passes of a step (a view, its partner, the second pretext) have batch statistics of their own, as
 in the official code. There the cosine is as many steps long as an epoch has batches and goes on once an epoch, which
 all but keeps the rate: here it is constant. Pictures are normalised as the encoder says, which for three channels
-is by ImageNet's numbers (the paper's for STL-10; for CIFAR it takes CIFAR's).
+is by ImageNet's numbers (the paper's for STL-10; for CIFAR it takes CIFAR's). They are brought to their size once, by
+the crop and bilinearly; the official code makes them square before that, by Lanczos resampling.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from pretask.data.batch import require, to_float
 from pretask.encoders.heads import dropped, mlp
 from pretask.encoders.image import ImageEncoder
+from pretask.errors import UsageError
 from pretask.methods.image.two_views import TwoViews
 from pretask.objectives.contrastive import nt_xent
 from pretask.pretexts import draw
@@ -45,6 +47,8 @@ class ScatSimCLR(TwoViews):
         temperature: divides the similarities.
         projection_dim: width of what is contrasted.
         permutations: orders of tiles to tell apart, as different as can be.
+        table: these orders themselves in place of that, each as nine digits from 0 with commas between
+            (`012345678,876543210`), such as the 35 of the official code's file.
         dropout: share of hidden values that the second question's head drops.
         crop_scale: area of the random crops, as a share of the picture's.
     """
@@ -64,6 +68,7 @@ class ScatSimCLR(TwoViews):
         temperature: float = 0.5,
         projection_dim: int = 128,
         permutations: int = 35,
+        table: str = "",
         dropout: float = 0.5,
         crop_scale: tuple[float, float] = (0.08, 1.0),
     ):
@@ -80,11 +85,12 @@ class ScatSimCLR(TwoViews):
             self.hidden = nn.ModuleList([nn.Linear(encoder.dim, first), nn.Linear(first, second)])
             self.head = nn.Linear(second, len(TURNS))
         elif pretext == "jigsaw":
-            self.register_buffer("orders", far_apart(TILES, permutations).clone(), persistent=False)
+            orders = read_orders(table) if table else far_apart(TILES, permutations).clone()
+            self.register_buffer("orders", orders, persistent=False)
             self.hidden = nn.ModuleList(
                 [nn.Linear(encoder.dim, TILE_HIDDEN), nn.Linear(TILES * TILE_HIDDEN, ORDER_HIDDEN)]
             )
-            self.head = nn.Linear(ORDER_HIDDEN, permutations)
+            self.head = nn.Linear(ORDER_HIDDEN, len(orders))
         self.weights = {} if pretext == "none" else {"nt_xent": 1.0, pretext: pretext_weight}
 
     def views(self, batch: Batch, step: Step) -> Float[Tensor, "2*batch chans h w"]:
@@ -178,3 +184,16 @@ class ScatSimCLR(TwoViews):
         known = {"rotation": len(TURNS), "jigsaw": len(getattr(self, "orders", ())), "none": 0}[self.pretext]
         second: dict[str, float] = {self.pretext: log(known)} if known else {}
         return {"nt_xent": log(2 * batch_size - 1), **second}
+
+
+def read_orders(table: str) -> Int[Tensor, "orders 9"]:
+    """Orders of tiles from their digits.
+
+    Raises:
+        UsageError: one of them is none, or is there twice.
+    """
+    rows = [row.strip() for row in table.split(",") if row.strip()]
+    for row in rows:
+        if sorted(row) != list("012345678") or rows.count(row) > 1:
+            raise UsageError(f"table: '{row}' must have each of the digits 0 to 8 once, and be there once")
+    return torch.tensor([[int(tile) for tile in row] for row in rows])

@@ -1,7 +1,9 @@
 """SelfPatch: a patch says what its neighbours that are like it say together (Yun et al., CVPR 2022), beside DINO.
 
 As in the official code neighbours wrap around the picture's borders, a patch itself is not in its target, and
-the teacher sees local crops too. The backbone's last norm takes no part in learning.
+the teacher sees local crops too. The backbone's last norm takes no part in learning, and yet what is judged goes
+through it, without a scale or shift that was learned: with `final_norm=false` in the encoder's name it is the
+blocks' own features, as in the official dense evaluations. The aggregated class token is not judged.
 """
 
 from dataclasses import replace
@@ -26,7 +28,8 @@ from pretask.task import Batch, Losses, Sheet, Step
 class SelfPatch(DINO):
     """DINO, and each patch of the student against what a teacher gathers of its most similar neighbours.
 
-    Sizes left open follow DINO's rule for small pictures; prototypes keep length 1, whatever the encoder's width.
+    Sizes left open follow DINO's rule for small pictures, which are not blurred either; prototypes keep length 1,
+    whatever the encoder's width.
 
     Args:
         encoder: a vision transformer without class token (`class_token=false,global_pool=avg,fc_norm=false`).
@@ -39,7 +42,7 @@ class SelfPatch(DINO):
         global_scale: area of a global crop, as a share of the picture's.
         local_scale: area of a local crop.
         momentum: the teacher's at the start, rising to 1 in a cosine; none takes 0.996.
-        teacher_temperature: the teacher's, for crops and patches.
+        teacher_temperature: the teacher's, for crops and patches, from the first epoch on.
         drop_path: share of samples for which the last block is skipped, less for those before.
     """
 
@@ -69,7 +72,8 @@ class SelfPatch(DINO):
             raise UsageError(f"alike must be 1 to 8 of a patch's eight neighbours, not {alike}")
         super().__init__(
             encoder, prototypes, num_local, local_size, global_scale, local_scale, unit_prototypes=True,
-            momentum=momentum, teacher_temperature=teacher_temperature, drop_path=drop_path,
+            momentum=momentum, teacher_temperature=teacher_temperature,
+            teacher_temperature_start=teacher_temperature, drop_path=drop_path,
         )  # fmt: skip
         small = encoder.image_size <= SMALL_IMAGE
         self.recipe = replace(self.recipe, epochs=200, warmup=max(self.recipe.warmup, 10 / 200))

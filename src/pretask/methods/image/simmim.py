@@ -1,6 +1,7 @@
 """SimMIM: large squares are covered by a token, and one linear layer says what was there (Xie et al., CVPR 2022)."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +33,11 @@ class SimMIM(MAE):
         drop_path: share of samples for which the last block is skipped, less for those before.
     """
 
+    any_norm: ClassVar[bool] = True
     recipe = Recipe(
         "adamw", lr=1e-4, lr_batch=512, batch_size=2048, epochs=800, weight_decay=0.05, betas=(0.9, 0.999),
-        warmup=20 / 800, clip=5.0, undecayed=("cls_token", "pos_embed"),
+        warmup=10 / 800, warmup_from=5e-7 / 1e-4, schedule="steps", drops=(700 / 800,), clip=5.0,
+        undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
     def __init__(
@@ -78,9 +81,8 @@ class SimMIM(MAE):
     def rebuild(self, image: Tensor, order: Shuffle) -> Float[Tensor, "batch hidden values"]:
         hidden = order.restore >= order.visible.shape[1]
         tokens = self.encoder(image, hidden=hidden, mask_token=self.mask_token).tokens
-        return self.decoder(
-            self.encoder.model.fc_norm(take(tokens, order.hidden))
-        )  # the last norm, wherever it is
+        # the last norm, wherever it is
+        return self.decoder(self.encoder.model.fc_norm(take(tokens, order.hidden)))
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         image, order = self.hide(batch, step)

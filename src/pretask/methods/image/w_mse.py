@@ -1,10 +1,12 @@
 """W-MSE: views agree where features are whitened, so that they cannot collapse (Ermolov et al., ICML 2021).
 
-The rate falls in a cosine; the official code drops it twice near the end.
+The rate falls in a cosine; the official code drops it twice near the end. Colours change after the crop, there
+before it.
 """
 
 from dataclasses import replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,15 +46,17 @@ class WMSE(TwoViews):
         projection_dim: int = 64,
         crop_scale: tuple[float, float] = (0.2, 1.0),
     ):
-        super().__init__(encoder, replace(moco_view(encoder, crop_scale), grey=0.1))
+        view = moco_view(encoder, crop_scale)
+        super().__init__(encoder, replace(view, grey=0.1, blur=0.0, interpolation="bicubic"))
         self.whitened, self.iterations = whitened, iterations
         self.projector = mlp(encoder.dim, hidden_dim, projection_dim, batch_norm=True)
 
     def compared(self, views: Float[Tensor, "2*batch chans h w"]) -> Float[Tensor, "2*batch dim"]:
-        return self.projector(self.encoder(views).pooled)
+        # as in the official code: to batch normalisation each view is a batch of its own in the encoder, and both
+        # together are one in the projector
+        return self.projector(torch.cat([self.encoder(view).pooled for view in views.chunk(2)]))
 
     def loss(self, batch: Batch, step: Step) -> Losses:
-        # both views in one pass, as in the official code
         first, second = (gather(part) for part in self.compared(self.views(batch, step)).chunk(2))
         total = first.new_zeros(())
         for _ in range(self.iterations):

@@ -22,7 +22,8 @@ class CLIP(PretextTask):
     of both cross-entropies, on cosines times a factor that is learned.
 
     Decided here: a caption is read by its first token, which sees all others, and not by the last one of a network
-    that reads from left to right. The paper's rate is for batches of 32,768 and is taken as it is for any other.
+    that reads from left to right. The paper's rate is for batches of 32,768 and is taken as it is for any other;
+    beta2 and epsilon are those of its transformers. Untrained encoders see colours by CLIP's own mean and deviation.
 
     Args:
         encoder: of pictures and of text (`image=resnet18;text=distilbert`).
@@ -39,6 +40,7 @@ class CLIP(PretextTask):
         epochs=32,
         weight_decay=0.2,
         betas=(0.9, 0.98),
+        eps=1e-6,
         warmup=0.005,
     )
 

@@ -51,8 +51,8 @@ class TVTS(PretextTask):
     respect the borders of the texts. Of the tubelets of each time others are hidden. What tells the order is the
     encoder's table of times alone; it starts at zero.
 
-    The official rate falls to a tenth after 12 and 16 of 20 epochs; here it falls like a cosine. Frames are cropped
-    and not mirrored, for texts say left and right.
+    The official loader cuts a narrated recording into spans anew whenever it reads it; here they are cut once, as a
+    table is opened, as many samples as fit. Frames are cropped and not mirrored, for texts say left and right.
 
     Args:
         encoder: a `space_time_vit` and a text encoder as wide (`video=space_time_vit;text=distilbert`).
@@ -75,6 +75,8 @@ class TVTS(PretextTask):
         weight_decay=0.0,
         betas=(0.9, 0.999),
         warmup=0.0,
+        schedule="steps",
+        drops=(12 / 20, 16 / 20),
     )
 
     def __init__(

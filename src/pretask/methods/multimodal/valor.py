@@ -32,15 +32,16 @@ ALONE = {
 class Valor(PretextTask):
     """Contrast of captions with groups of kinds of data, and captions told word by word from each group.
 
-    A batch whose data lack a kind trains the groups that are left; a sample that lacks a kind the others of its
-    batch have brings zeros. Decided where the paper leaves it open: frames are chosen as slices of sound are,
-    one of each equally long segment, at random while training.
+    A batch whose data lack a kind trains the groups that are left. A sample without sound in a batch that has some
+    brings slices of zeros, and so does a recording of nothing but zeros, which the authors' code would give a
+    spectrum. Frames are chosen as slices of sound are, one of each equally long segment, at random while training.
+    The authors keep 40 word pieces of a caption besides its first and last token: data read with `max_length=42`.
 
     Args:
         encoder: of films with sound and captions, `valor`.
         tasks: what is trained on which groups, in the authors' words: `contra%tva%tv%ta_caption%tva%tv%ta`.
         contrast_weight: of the contrast beside the captions (1.5 for the base model).
-        mask_rate: chance that a word of a caption is hidden.
+        mask_rate: chance that a word of a caption is hidden, above 0.
     """
 
     encoder: ValorEncoder
@@ -61,6 +62,8 @@ class Valor(PretextTask):
             raise UsageError(
                 f"valor trains a 'valor' of films; '{getattr(encoder, 'name', encoder)}' is none"
             )
+        if not 0 < mask_rate <= 1:
+            raise UsageError(f"mask_rate is above 0 and at most 1, not {mask_rate}")
         self.groups = read_tasks(tasks)
         self.mask_rate = mask_rate
         if "contra" in self.groups:

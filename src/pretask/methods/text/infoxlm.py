@@ -66,10 +66,12 @@ class InfoXLM(PretextTask):
 
     The divisor counts hidden tokens and pairs together, as the official trainer's does, so that the contrast
     weighs little beside the words; each loss's own mean is among the metrics. Any token may be hidden, `<s>`
-    and `</s>` too, as in the official code. Sentences 0 and 1 of a batch, 2 and 3, ... are joined and mixed;
-    where their languages differ the first stands alone in `mlm`. (The official code fills 512 tokens with
-    consecutive sentences there and gives Adam an epsilon of 1e-6.) An encoder without published weights
-    learns at 1e-3.
+    and `</s>` too, as in the official code. There, too, each task has as many items; but each has data of its
+    own, so that no pair is mixed twice in a pass, and blocks of `mlm` are 512 tokens of consecutive sentences.
+    Here pairs 0 and 1 of a batch, 2 and 3, ... are mixed, twice, with other draws. Their sentences are joined
+    for `mlm`; where the languages differ the first stands alone. A batch that is computed in parts is the mean
+    of the parts, each divided by what is asked in it; officially the sum is divided once, by all that is asked.
+    An encoder without published weights learns at 1e-3.
 
     Args:
         encoder: a text encoder whose tokenizer has a mask.
@@ -95,7 +97,7 @@ class InfoXLM(PretextTask):
     encoder: TextEncoder
     recipe = Recipe(
         "adamw", lr=2e-4, lr_batch=0, batch_size=2048, epochs=320, weight_decay=0.01, betas=(0.9, 0.98),
-        warmup=0.05, clip=1.0, schedule="linear",
+        eps=1e-6, decay_vectors=True, warmup=0.05, clip=1.0, schedule="linear",
     )  # fmt: skip
 
     def __init__(
@@ -139,7 +141,7 @@ class InfoXLM(PretextTask):
         """Fill the queue with what the slow encoder says before training."""
         if "xlco" not in self.weights:
             return
-        whole = max(num_samples // 2 if self.mix else num_samples, 1)
+        whole = max(num_samples, 1)
         size = min(self.queue_size or min(PAPER_QUEUE, max(whole // 8, 64)), whole)
         device, filled = next(self.parameters()).device, 0
         self.queue = Queue(size, self.encoder.dim, normalise=False).to(device)
@@ -184,11 +186,22 @@ class InfoXLM(PretextTask):
         return Part(total, masked.hidden.sum()), masked, logits
 
     def contrasted(self, source: Text, target: Text, step: Step) -> tuple[Text, Text]:
-        """Pairs with hidden tokens, mixed two by two, their sides exchanged at random."""
+        """Pairs with hidden tokens, mixed two by two, twice, their sides exchanged at random.
+
+        Raises:
+            UsageError: there is no other pair to mix one with.
+        """
+        known, count, device = self.encoder.vocabulary, len(source.tokens), source.tokens.device
+        if self.mix:
+            count -= count % 2
+            if not count:
+                raise UsageError(
+                    "infoxlm mixes two pairs of sentences to one: a batch needs two pairs at least"
+                )
+            beside = torch.arange(count, device=device).view(-1, 2)[:, [0, 1, 1, 0]].flatten()
+            source, target = source.rows(beside), target.rows(beside)
         source, target = self.hide(source, step).text, self.hide(target, step).text
-        known, count = self.encoder.vocabulary, len(source.tokens)
-        mode = draw.integers(8, (count // 2 if self.mix else count,), step.generator)
-        mode = mode.to(source.tokens.device)
+        mode = draw.integers(8, (count,), step.generator).to(device)
         if not self.mix:
             return swap_roles(source, target, (mode & 4) > 0, known.pad)
         return mix_pairs(source, target, mode, known.pad, known.bos, self.encoder.max_length)
@@ -207,8 +220,6 @@ class InfoXLM(PretextTask):
                 "call prepare(batches, num_samples) first: infoxlm fills a queue before training"
             )
         shown, wanted = self.contrasted(source, target, step)
-        if not len(shown.tokens):
-            raise UsageError("infoxlm mixes two pairs of sentences to one: a batch needs two pairs at least")
         query, key = self.query(shown), self.key(wanted)
         if self.training and torch.is_grad_enabled():
             self.seen.append(key)

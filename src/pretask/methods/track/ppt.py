@@ -15,28 +15,39 @@ from pretask.encoders.ema import teacher_of
 from pretask.encoders.tracks import TrackEncoder, TrackGPT
 from pretask.errors import UsageError
 from pretask.objectives.hypotheses import nearest, repulsion
+from pretask.pretexts.draw import common
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Stage, Step
 
 NEXT, WARM_UP, DESTINATION, FUTURE = range(4)
+# 3000 + 3 x 600 official epochs, each of which brings all data in each of `VARIANTS`
 ADAM = Recipe(
-    "adam", lr=1e-3, lr_batch=0, batch_size=256, epochs=600, weight_decay=0.0, betas=(0.9, 0.999),
+    "adam", lr=1e-3, lr_batch=0, batch_size=256, epochs=5 * 4800, weight_decay=0.0, betas=(0.9, 0.999),
     warmup=0.0, clip=1.0, schedule="constant",
 )  # fmt: skip
+VARIANTS = (
+    ((1.0, 0.0), (0.0, 1.0)),
+    ((0.0, -1.0), (1.0, 0.0)),
+    ((-1.0, 0.0), (0.0, -1.0)),
+    ((0.0, 1.0), (-1.0, 0.0)),
+    ((-1.0, 0.0), (0.0, 1.0)),
+)
+"""Matrices behind (x, y): a track as it is, turned by 90, 180 and 270 degrees, (x, y) to (y, -x) each time, and
+flipped along its first axis."""
 TRAJECTORY = ("encoder.model.trajectory.", "adapt.", "adapt_end.")  # what learns fast in the last stage
 
 
 class PPT(PretextTask):
     """Tell the next point everywhere, then where the track ends, then all between, each stage on the last.
 
-    As in the official code both adapters learn at the trajectory's rate, and a track is flipped along its first
-    axis.
+    As in the official code both adapters learn at the trajectory's rate. There each batch is in the data five times,
+    as all `VARIANTS`, in random order; here a variant is drawn for each step.
 
     Args:
         encoder: of tracks, `gpt`.
         shares: of the run for the four stages: next point, warm-up of the destination, destination, future
             (the script's epochs: 3000, 600, 600, 600).
-        augment: add each batch turned by 90, 180 and 270 degrees and flipped.
+        augment: show a batch as it is, turned by 90, 180 or 270 degrees, or flipped.
         diversity_scale: s in exp(-d^2 / s), in squared units of the data.
         diversity: weight of the candidates' repulsion.
         destination: weight of the destination's error in the last stage.
@@ -112,19 +123,16 @@ class PPT(PretextTask):
             destination.gpt.requires_grad_(False)
         self.weights = self.by_stage[index]
 
-    def tracks(self, batch: Batch) -> Float[Tensor, "batch points 2"]:
-        """Relative tracks; while training each also turned by three right angles and flipped."""
+    def tracks(self, batch: Batch, step: Step) -> Float[Tensor, "batch points 2"]:
+        """Relative tracks; while training all of a batch in one of the `VARIANTS`."""
         points = self.encoder.relative(batch)
         if not (self.augment and self.training):
             return points
-        turned = [points]
-        for _ in range(3):
-            x, y = turned[-1].unbind(2)
-            turned.append(torch.stack([-y, x], dim=2))
-        return torch.cat([*turned, points * points.new_tensor([-1.0, 1.0])])
+        which = (common((1,), step.generator) * len(VARIANTS)).long().to(points.device)
+        return (points[..., None] * points.new_tensor(VARIANTS)[which]).sum(2)
 
     def loss(self, batch: Batch, step: Step) -> Losses:
-        points = self.tracks(batch)
+        points = self.tracks(batch, step)
         if step.stage == NEXT:
             told = self.head(self.read(self.encoder.model.trajectory.gpt, points))
             return {"next": F.mse_loss(told, points[:, 1:])}

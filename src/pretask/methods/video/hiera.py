@@ -12,7 +12,7 @@ from torch import Tensor
 from pretask.data.batch import require
 from pretask.encoders.hiera import HieraVideoEncoder
 from pretask.errors import UsageError
-from pretask.methods.image.hiera import Hiera, Puzzle
+from pretask.methods.image.hiera import UNDECAYED, Hiera, Puzzle
 from pretask.objectives.reconstruction import painted, patchify
 from pretask.pretexts import draw
 from pretask.pretexts.clips import run, take_frames
@@ -28,7 +28,7 @@ class HieraVideo(Hiera):
     fourth of 64 frames (`--read frames=16 --read stride=4`).
 
     Unsure, because the training scripts are not released: batches, epochs, warm-up and crops are those of masked
-    autoencoders of videos (Feichtenhofer et al., NeurIPS 2022), the rate is that of pictures.
+    autoencoders of videos (Feichtenhofer et al., NeurIPS 2022), the rate is that of pictures, no block is skipped.
 
     Args:
         encoder: a Hiera of videos, pooling one stage less than its default (`hiera_tiny:q_pool=2`).
@@ -42,7 +42,7 @@ class HieraVideo(Hiera):
     kind: ClassVar[Kind] = "video"
     recipe = Recipe(
         "adamw", lr=8e-4, lr_batch=512, batch_size=512, epochs=800, weight_decay=0.05, betas=(0.9, 0.95),
-        warmup=120 / 800,
+        warmup=120 / 800, undecayed=UNDECAYED,
     )  # fmt: skip
 
     def __init__(

@@ -49,7 +49,8 @@ class VoCo(PretextTask):
 
     Decided where it is open: the teacher begins as a copy of the student (the code draws it anew). The code lets it
     follow between the two forward passes of a step; following after the step gives the same teacher in each of them.
-    The projector's last layer is not normalised, as in the code. λ is 1.
+    The projector's last layer is not normalised, as in the code. λ is 1. The code stretches volumes without averaging
+    (trilinear); reading here averages axes that shrink to a half or less before, so that no voxel is skipped.
 
     Args:
         encoder: of volumes.
@@ -70,7 +71,7 @@ class VoCo(PretextTask):
     encoder: VolumeEncoder
     recipe = Recipe(
         "adamw", lr=1e-4, lr_batch=0, batch_size=2, epochs=50, weight_decay=0.01, betas=(0.9, 0.999),
-        warmup=5000 / 250_000, amsgrad=True,
+        warmup=5000 / 250_000, amsgrad=True, decay_vectors=True,
     )  # fmt: skip
 
     def __init__(

@@ -7,7 +7,7 @@ from pretask.studies.baselines import supervised
 from pretask.studies.claim import SMALL_RESNET, SMALL_VIT, Arm, Claim, Comparison
 from pretask.studies.survey import Finding, Survey, Values
 from pretask.studies.surveys.contrastive import GROUPED
-from pretask.studies.surveys.measures import agreement, behind, difference, mean, relative, transfer
+from pretask.studies.surveys.measures import agreement, behind, difference, mean, relative, spearman, transfer
 from pretask.studies.theory.spectral import checks
 
 SWEEP = (0.0, 0.01, 0.1, 0.3, 3.0, 10.0, 100.0)  # the covariance's weight; 1 is VICReg's own
@@ -25,6 +25,9 @@ FAMILIES: dict[str, dict[str, Arm]] = {
     "masked pictures": {
         "mae": Arm("mae", encoder=SMALL_VIT), "simmim": Arm("simmim", encoder=SMALL_VIT),
         "beit": Arm("beit", encoder=SMALL_VIT),
+    },
+    "joint embedding, on a transformer": {
+        "simclr, ViT": Arm("simclr", encoder=SMALL_VIT), "vicreg, ViT": Arm("vicreg", encoder=SMALL_VIT),
     },
     "origins": {"rotation": Arm("rotation"), "inpainting": Arm("inpainting")},
     "vicreg, weight of covariances": {
@@ -44,6 +47,8 @@ FAMILIES: dict[str, dict[str, Arm]] = {
 JOINT = [
     name for family in ("metric learning", "self-distillation", "correlation") for name in FAMILIES[family]
 ]
+ALIKE = [*FAMILIES["joint embedding, on a transformer"]]
+"""What MAE is compared with: the network is the same."""
 KNOB = ["vicreg", *FAMILIES["vicreg, weight of covariances"]]
 HEALTHY = [*JOINT, *FAMILIES["origins"]]
 
@@ -73,10 +78,23 @@ def forgotten(values: Values) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def gain(values: Values) -> float | None:
-    """By how much MAE's place among all improves from a linear probe to fine-tuning."""
-    frozen, tuned = (difference(values, metric, ["mae"], JOINT) for metric in ("linear", "finetune"))
-    return None if frozen is None or tuned is None else tuned - frozen
+def curve(values: Values) -> float | None:
+    """Rank correlation of how deep in the projector a layer lies and what a linear probe tells of it, the features
+    being layer 0; averaged over methods."""
+    found = []
+    for name in JOINT:
+        own = values.get(name, {})
+        tower = [own[key] for n in range(len(own)) if (key := f"accuracy, layer {n}") in own]
+        found.append(spearman(range(len(tower)), tower))
+    known = [rho for rho in found if rho is not None]
+    return sum(known) / len(known) if known else None
+
+
+def ahead(metric: str, ours: list[str], theirs: list[str]) -> Any:
+    def of(values: Values) -> float | None:
+        return difference(values, metric, ours, theirs)
+
+    return of
 
 
 SURVEY = Survey(
@@ -106,9 +124,13 @@ SURVEY = Survey(
         Finding("rank correlation of RankMe behind the projector and linear over that knob",
                 correlated("rank, projector", "linear", KNOB), margin=0.5),
         Finding("linear: encoder - projector's output", guillotine),
+        Finding("rank correlation of a layer's depth in the projector and linear", curve, "lower"),
         Finding("share that the projector loses: colours - classes", forgotten),
         Finding("rank correlation of knn and linear over methods", correlated("knn", "linear", HEALTHY), margin=0.5),
-        Finding("MAE - joint embedding, fine-tuned, less the same for linear", gain),
+        Finding("linear: joint embedding - MAE, on one transformer", ahead("linear", ALIKE, ["mae"])),
+        Finding("knn: joint embedding - MAE, on one transformer", ahead("knn", ALIKE, ["mae"])),
+        Finding("fine-tuned: MAE - joint embedding, on one transformer", ahead("finetune", ["mae"], ALIKE),
+                margin=-0.02),
     ),
     theory=checks,
 )  # fmt: skip

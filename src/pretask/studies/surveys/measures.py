@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations
 from math import isnan
 
 import torch
@@ -43,16 +42,21 @@ def transfer(trained: Trained, bench: Bench) -> dict[str, Tensor | float]:
 
 
 def behind(trained: Trained, bench: Bench) -> dict[str, Tensor | float]:
-    """Of methods with a projector: probes of class and colour on its output, and RankMe and spread there."""
+    """Of methods with a projector: probes of class and colour on its output, RankMe and spread there, and probes of
+    class on the features (`layer 0`) and behind every layer."""
     if trained.task is None:
         return {}
     try:
-        judged = probe_layers(trained.task, bench.labelled, bench.test, ends=True)
+        judged = probe_layers(trained.task, bench.labelled, bench.test)
     except UsageError:
         return {}
     scores = {score.metric: score for score in judged}
     last = max(int(name.partition("@")[2]) for name in scores)
-    found: dict[str, Tensor | float] = {}
+    found: dict[str, Tensor | float] = {
+        f"accuracy, layer {number}": scores[f"accuracy@{number}"].items  # type: ignore[misc]
+        for number in range(last + 1)
+        if f"accuracy@{number}" in scores
+    }
     for name in ("accuracy", "colour", "rank", "std"):
         for place, number in (("encoder", 0), ("projector", last)):
             score = scores.get(f"{name}@{number}")
@@ -61,9 +65,14 @@ def behind(trained: Trained, bench: Bench) -> dict[str, Tensor | float]:
     return found
 
 
+def column(values: Values, metric: str, arms: Iterable[str]) -> list[float]:
+    """The metric of those of these arms that have it."""
+    return [values[arm][metric] for arm in arms if arm in values and metric in values[arm]]
+
+
 def mean(values: Values, metric: str, arms: Iterable[str]) -> float | None:
     """The mean over those of these arms that have the metric; None without any."""
-    known = [values[arm][metric] for arm in arms if arm in values and metric in values[arm]]
+    known = column(values, metric, arms)
     return sum(known) / len(known) if known else None
 
 
@@ -87,12 +96,6 @@ def agreement(values: Values, first: str, second: str, arms: Iterable[str]) -> f
     """Rank correlation of two metrics over arms."""
     known = [values[arm] for arm in arms if arm in values and {first, second} <= values[arm].keys()]
     return spearman([row[first] for row in known], [row[second] for row in known])
-
-
-def likeness(columns: Sequence[Sequence[float]]) -> float | None:
-    """The smallest rank correlation between two of several columns."""
-    found = [rho for one, two in combinations(columns, 2) if (rho := spearman(one, two)) is not None]
-    return min(found) if found else None
 
 
 def relative(gap: float, of: float) -> float:
