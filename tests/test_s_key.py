@@ -228,13 +228,15 @@ def test_stones_network_against_loops():
 
 def test_transposed_music_turns_the_profile():
     """Away from the borders a network without learned places is equivariant."""
-    encoder = build(TINY, rate=16000).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = build(TINY, rate=16000).eval()
     x = torch.zeros(1, 99, 32)
     x[:, 40:60] = torch.rand(1, 20, 32, generator=torch.Generator().manual_seed(0))
     low, high = (crop_bins(x, torch.tensor([start]), HEIGHT) for start in (2, 4))
     with torch.no_grad():
         a, b = (encoder.model(crop)[0].view(2, 12) for crop in (low, high))
-    assert torch.allclose(a.roll(-2, 1), b, atol=1e-5) and not torch.allclose(a, b, atol=1e-3)
+    assert torch.allclose(a.roll(-2, 1), b, atol=1e-5) and not torch.allclose(a, b, atol=1e-4)
 
 
 def test_batch_normalisation_keeps_both_modes():

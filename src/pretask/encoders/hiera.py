@@ -203,6 +203,7 @@ def build_hiera_video(
         model = Hiera(
             img_size=size, in_chans=in_chans, num_classes=0, **{**SIZES[plain], **VIDEO, **small, **own}
         )
+        model.register_parameter("pos_embed_abs", None)  # timm asks for it and sets it for pictures alone
         return HieraVideoEncoder(model, name, in_chans, image_size, frames)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UsageError(
