@@ -107,9 +107,8 @@ class Backwards(torch.autograd.Function):
         found: dict[nn.Parameter, Tensor] = {}
         for block in reversed(ctx.blocks):
             second, last = y.chunk(2, dim=1)
-            passed, added = grad.chunk(
-                2, dim=1
-            )  # of the half that is handed on, and of the one F was added to
+            # of the half that is handed on, and of the one F was added to
+            passed, added = grad.chunk(2, dim=1)
             wanted = [p for p in block.parameters() if p.requires_grad]
             with torch.enable_grad(), same_statistics(block), torch.autocast(kind, dtype, enabled):
                 second = second.detach().requires_grad_()
