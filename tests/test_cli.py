@@ -235,6 +235,8 @@ def test_compare_is_fair_and_goes_on_where_it_stopped(capsys, trained, tmp_path)
     other = ("compare", "rotation", "--data", trained[0], *SMALL, "--seeds", "1", "--out", tmp_path / "v")
     varied = json.loads(run(capsys, *other, "--vary", "jitter=0,0.4", "--json"))
     assert {"rotation jitter=0", "rotation jitter=0.4"} < {row["arm"] for row in varied["rows"]}
+    wrong = fails(capsys, 2, *other[:-1], tmp_path / "w", "--vary", "jitter=0,much")
+    assert "jitter" in wrong and not (tmp_path / "w").exists(), "before the first is trained"
     assert "another comparison" in fails(capsys, 2, *command[:-4], "--max-steps", "3", *command[-4:])
 
 

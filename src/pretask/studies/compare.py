@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pretask.config import check
 from pretask.data import Dataset
 from pretask.errors import UsageError
 from pretask.evaluation.protocols import evaluate as measure
@@ -37,7 +38,8 @@ def arms_of(slugs: Sequence[str], vary: str | None, options: dict[str, Any]) -> 
     """What is compared, by name: methods, or one method with several values of an option.
 
     Raises:
-        UsageError: `vary` is not `option=a,b,c`, or there is more than one method to vary.
+        UsageError: `vary` is not `option=a,b,c`, the option does not take one of these, or there is more than one
+            method to vary.
     """
     if vary is None:
         if len(set(slugs)) < len(slugs):
@@ -49,7 +51,10 @@ def arms_of(slugs: Sequence[str], vary: str | None, options: dict[str, Any]) -> 
     name, equals, values = vary.partition("=")
     if not equals or len(slugs) != 1:
         raise UsageError("--vary takes option=a,b,c and one method")
-    return {f"{slugs[0]} {name}={v}": (slugs[0], {**options, name: v}) for v in values.split(",")}
+    arms = {f"{slugs[0]} {name}={v}": (slugs[0], {**options, name: v}) for v in values.split(",")}
+    for slug, own in arms.values() if "+" not in slugs[0] else ():
+        check(slug, own)  # before the first is trained, which may take hours
+    return arms
 
 
 def budget(arms: dict[str, Arm], count: int, given: dict[str, Any]) -> dict[str, Any]:
