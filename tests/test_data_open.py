@@ -58,6 +58,7 @@ def test_broken_files_are_skipped_counted_and_named(photo_folder):
     }  # fmt: skip
     said = dataset.describe()
     assert said["broken"] == 4 and json.dumps(said)
+    assert said["sizes (height x width)"]["smallest"] != "1 x 1", "broken ones have no size"
     assert "empty.jpg: empty file" in said["broken files"]
     assert (everything(dataset)["image"].flatten(1).float().std(1) > 1).all()
 

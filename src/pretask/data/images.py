@@ -157,7 +157,8 @@ def decoded(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> Dataset
         max_broken=wishes.max_broken,
         workers=min(threads(), MOST_WORKERS) if wishes.workers is None else wishes.workers,
     )
-    dataset.facts = what_is_there(found, facts, memory.columns["size"], canvas)
+    whole = [place for place, row in enumerate(tried.tolist()) if row not in broken]
+    dataset.facts = what_is_there(found, facts, memory.columns["size"][whole], canvas)
     dataset.facts["memory"] = (
         f"decoded once into memory ({needed / 1e6:.1f} MB)"
         if in_memory
