@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from pretask.errors import PretaskError
-from pretask.evaluation.detection import aupr, auroc, auroc_interval, false_positives, placements
+from pretask.evaluation.detection import (
+    aupr,
+    auroc,
+    auroc_interval,
+    false_positives,
+    mood_false_positives,
+    mood_threshold,
+    placements,
+)
 from pretask.evaluation.ood import told_apart
-from pretask.evaluation.ood_distances import mood_false_positives, mood_threshold
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -195,6 +195,19 @@ class PatchEncoder(ImageEncoder):
         return self.model.patch_embed(self.normalise(image)).flatten(1, 2)
 
 
+def check_norm(encoder: PatchEncoder) -> None:
+    """For methods that read single tokens off after the last norm.
+
+    Raises:
+        UsageError: the encoder's last norm is behind its pooling instead, as timm has it with `global_pool=avg`.
+    """
+    if isinstance(encoder.model.norm, nn.Identity):
+        raise UsageError(
+            "single tokens are read off this encoder and its last norm is behind the pooling, where none gets it: "
+            "add fc_norm=false to the encoder's name (vit_...:global_pool=avg,fc_norm=false)"
+        )
+
+
 class EncoderSpec:
     """What makes an encoder: everything timm needs to build it again, and the shape of its input.
 

@@ -114,3 +114,22 @@ def aupro(heat: Float[Tensor, "samples h w"], truth: Int[Tensor, "samples h w"],
     inside = x <= limit
     x, y = np.append(x[inside], limit), np.append(y[inside], np.interp(limit, x, y))
     return float(np.trapezoid(y, x) / limit)
+
+
+def mood_threshold(inside: Float[Tensor, "positives"]) -> float:
+    """The 5th percentile of known samples' scores, between two of them where it falls there."""
+    return -float(np.percentile(-inside.numpy(), 95))
+
+
+def mood_false_positives(inside: Float[Tensor, "positives"], outside: Float[Tensor, "negatives"]) -> float:
+    """MOOD's FPR95: the share of others that lie above `mood_threshold`. MOODv2 takes a known sample's score as
+    threshold, and counts who reaches it."""
+    return float((outside > mood_threshold(inside)).double().mean())
+
+
+def average_precision(positive: Float[Tensor, "positives"], negative: Float[Tensor, "negatives"]) -> float:
+    """MOOD's AUPR: the mean of the precision over the steps of recall. AUPR-out: swap the sides and negate both."""
+    from sklearn.metrics import average_precision_score
+
+    truth = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
+    return float(average_precision_score(truth, torch.cat([positive, negative]).numpy()))

@@ -10,9 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pretask.errors import UsageError
-from pretask.evaluation.detection import aupr, auroc_interval, false_positives, placements, threshold_at
+from pretask.evaluation.detection import (
+    aupr,
+    auroc_interval,
+    average_precision,
+    false_positives,
+    mood_false_positives,
+    mood_threshold,
+    placements,
+    threshold_at,
+)
 from pretask.evaluation.linear import Classifier, fit_chosen
-from pretask.evaluation.ood_distances import average_precision, mood_false_positives, mood_threshold
 from pretask.evaluation.ood_scores import MOOD, PAPER, SINGLE, Head, Known, score_all
 from pretask.evaluation.score import Labelled, Score
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log, pi
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -126,22 +125,3 @@ DISTANCES: dict[str, Callable[[Known, Labels], Scorer]] = {
 
 BY_CLASS = ("nearest-gaussian", "mean-gaussian", "kmeans")
 """Of a single class they are `one-gaussian`, twice, and `euclidean`."""
-
-
-def mood_threshold(inside: Float[Tensor, "positives"]) -> float:
-    """The 5th percentile of known samples' scores, between two of them where it falls there."""
-    return -float(np.percentile(-inside.numpy(), 95))
-
-
-def mood_false_positives(inside: Float[Tensor, "positives"], outside: Float[Tensor, "negatives"]) -> float:
-    """MOOD's FPR95: the share of others that lie above `mood_threshold`. MOODv2 takes a known sample's score as
-    threshold, and counts who reaches it."""
-    return float((outside > mood_threshold(inside)).double().mean())
-
-
-def average_precision(positive: Float[Tensor, "positives"], negative: Float[Tensor, "negatives"]) -> float:
-    """MOOD's AUPR: the mean of the precision over the steps of recall. AUPR-out: swap the sides and negate both."""
-    from sklearn.metrics import average_precision_score
-
-    truth = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
-    return float(average_precision_score(truth, torch.cat([positive, negative]).numpy()))

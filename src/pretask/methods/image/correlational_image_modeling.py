@@ -16,10 +16,9 @@ from pretask.data.batch import require
 from pretask.encoders.decoder import HEAD_DIM, CrossBlock, layer_norm, start_as_mae, xavier_linear
 from pretask.encoders.ema import follow, teacher_of
 from pretask.encoders.heads import mlp
-from pretask.encoders.image import PatchEncoder
+from pretask.encoders.image import PatchEncoder, check_norm
 from pretask.encoders.positions import resized, sincos_2d
 from pretask.errors import UsageError
-from pretask.methods.image.mae import check_norm
 from pretask.objectives.contrastive import in_batch_nce
 from pretask.objectives.distillation import cosine
 from pretask.pretexts.resample import crop

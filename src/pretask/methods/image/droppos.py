@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.decoder import HEAD_DIM, decoder_shape, layer_norm, start_as_mae, xavier_linear
-from pretask.encoders.image import PatchEncoder
+from pretask.encoders.image import PatchEncoder, check_norm
 from pretask.errors import UsageError
-from pretask.methods.image.mae import check_norm
 from pretask.objectives.distributed import mean
 from pretask.objectives.gradients import clip_each
 from pretask.objectives.reconstruction import patchify, unpatchify

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from pretask.data.batch import require
 from pretask.encoders.decoder import HEAD_DIM, decoder_shape, layer_norm
 from pretask.encoders.ema import awake, follow, teacher_of
-from pretask.encoders.image import PatchEncoder
+from pretask.encoders.image import PatchEncoder, check_norm
 from pretask.encoders.positions import sincos_2d
 from pretask.errors import UsageError
-from pretask.methods.image.mae import check_norm
 from pretask.objectives.reconstruction import patchify, unpatchify
 from pretask.pretexts import draw
 from pretask.pretexts.blocks import Blocks, draw_blocks

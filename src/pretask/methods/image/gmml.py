@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.drop_path import droppable, dropping
-from pretask.encoders.image import PatchEncoder
+from pretask.encoders.image import PatchEncoder, check_norm
 from pretask.errors import UsageError
-from pretask.methods.image.mae import check_norm
 from pretask.objectives.distributed import gather, mean
 from pretask.objectives.gradients import clip_each
 from pretask.pretexts import draw

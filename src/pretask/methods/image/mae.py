@@ -5,31 +5,18 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretask.data.batch import require
 from pretask.encoders.attention import class_attention
 from pretask.encoders.decoder import TokenDecoder, start_as_mae
-from pretask.encoders.image import PatchEncoder
+from pretask.encoders.image import PatchEncoder, check_norm
 from pretask.errors import UsageError
 from pretask.objectives.reconstruction import patchify, standardise, unpatchify
 from pretask.pretexts.masks import MASKS, Shuffle, random_mask, shuffle, take
 from pretask.pretexts.views import apply_view, draw_view, mae_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
-
-
-def check_norm(encoder: PatchEncoder) -> None:
-    """For methods that read single tokens off after the last norm.
-
-    Raises:
-        UsageError: the encoder's last norm is behind its pooling instead, as timm has it with `global_pool=avg`.
-    """
-    if isinstance(encoder.model.norm, nn.Identity):
-        raise UsageError(
-            "single tokens are read off this encoder and its last norm is behind the pooling, where none gets it: "
-            "add fc_norm=false to the encoder's name (vit_...:global_pool=avg,fc_norm=false)"
-        )
 
 
 class MAE(PretextTask):

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from pretask.data.batch import require
 from pretask.encoders.attention import restricted
-from pretask.encoders.image import PatchEncoder
+from pretask.encoders.image import PatchEncoder, check_norm
 from pretask.errors import UsageError
-from pretask.methods.image.mae import check_norm
 from pretask.objectives.reconstruction import patchify, unpatchify
 from pretask.pretexts import draw
 from pretask.pretexts.masks import shuffle, take
