@@ -297,6 +297,17 @@ def test_parts_can_be_left_out():
     assert make(xlco_weight=0.5).weights["xlco"] == 0.5
 
 
+def test_a_single_pair_stands_alone_and_nothing_hidden_costs_nothing():
+    task, batch = make(xlco_weight=0, tlm_weight=0), tiny.sentences(1)
+    source, target = read_pair(batch)
+    assert rows(task.blocks(source, target, batch)) == rows(source) + rows(target)
+    assert task.loss(batch, Step.at())["mlm"].isfinite()
+    task.mask_rate = 0.0
+    nothing = task.loss(batch, Step.at())["mlm"]
+    nothing.backward()
+    assert nothing == 0 and not any(p.grad.any() for p in task.parameters() if p.grad is not None)
+
+
 def test_a_tokenizer_without_a_mask_is_refused():
     encoder = tiny.OWN_ENCODERS["text"]()
     encoder.vocabulary = encoder.vocabulary._replace(mask=None)

@@ -167,7 +167,10 @@ class InfoXLM(PretextTask):
         return join(first, second, known.pad, known.bos, self.encoder.max_length)
 
     def blocks(self, source: Text, target: Text, batch: Batch) -> Text:
-        """Sentences 2i and 2i+1 of one side as one text, then of the other side, for each i."""
+        """Sentences 2i and 2i+1 of one side as one text, then of the other side, for each i; a batch of one pair
+        has its sentences alone."""
+        if len(source.tokens) == 1:
+            return alternate(source, target, self.encoder.vocabulary.pad)
         sides = []
         for text, lang in ((source, batch.get("lang")), (target, batch.get("pair_lang"))):
             first, second = couples(text)
@@ -236,7 +239,7 @@ class InfoXLM(PretextTask):
             parts["tlm"] = self.recover(self.joined(source, target), step)[0]
         if "xlco" in self.weights:
             parts["xlco"] = self.contrast(source, target, step)
-        asked = mean(torch.stack([part.asked for part in parts.values()]).sum().float())
+        asked = mean(torch.stack([part.asked for part in parts.values()]).sum().float()).clamp(min=1)
         for name, part in parts.items():
             step.metrics[f"{name}_mean"] = part.total.detach() / part.asked.clamp(min=1)
         return {name: part.total / asked for name, part in parts.items()}
