@@ -251,6 +251,7 @@ def test_concepts_are_counted_once_a_caption():
         captions, [["crane"], ["dog house", "kennel"], ["hot dog"]], {0: ["construction site"]}
     )
     assert counts == [1, 2, 1]
+    assert concept_counts(captions, [["crane (machine)"], ["(any) dog"]]) == [2, 3]  # brackets do not count
     assert words("Boxes, 12 berries & glass!") == {"box", "berry", "glass"}
     assert [singular(word) for word in ("bus", "leaves", "cats", "this")] == ["bus", "leaf", "cat", "this"]
 

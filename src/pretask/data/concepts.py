@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 LETTERS = re.compile(r"[a-z]+")
+ASIDE = re.compile(r"\([^)]*\)")  # "kite (bird of prey)": captions say no more than "kite"
 IRREGULAR = {
     "men": "man", "women": "woman", "children": "child", "people": "person", "mice": "mouse", "geese": "goose",
     "feet": "foot", "teeth": "tooth", "oxen": "ox", "leaves": "leaf", "wolves": "wolf", "knives": "knife",
@@ -42,11 +43,11 @@ def concept_counts(
 
     Args:
         captions: what is counted in; a caption counts once for a class.
-        synonyms: of each class its names, of one or several words.
+        synonyms: of each class its names, of one or several words; what stands in brackets does not count.
         negative: by class what tells another sense ("construction crane" is no bird); of several words any counts.
         lemma: what makes words alike.
     """
-    names = [[words(name, lemma) for name in names] for names in synonyms]
+    names = [[words(ASIDE.sub("", name), lemma) for name in names] for names in synonyms]
     against = {kind: words(" ".join(texts), lemma) for kind, texts in (negative or {}).items()}
     counts = [0] * len(names)
     for caption in captions:
