@@ -70,6 +70,12 @@ def test_listing_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_the_version_needs_no_command(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0 and capsys.readouterr().out.strip() == pretask.__version__
+
+
 def test_list_and_show(capsys):
     rows = json.loads(run(capsys, "list", "--json"))
     assert [row["slug"] for row in rows] == [row.slug for row in catalog.ROWS]

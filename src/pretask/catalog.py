@@ -33,26 +33,39 @@ def find(slug: str, kind: Literal["task", "study", "any"] = "task") -> Row:
     return row
 
 
-def markdown() -> str:
-    """The methods as a table for the README."""
-    lines = ["| method | learns from | hides | asks |", "| --- | --- | --- | --- |"]
-    for row in ROWS:
-        link = f"[`{row.slug}`](src/{file_of(row)})"
-        lines.append(f"| {link} {row.paper} | {row.modality} | {row.hides} | {row.asks} |")
-    return "\n".join(lines)
-
-
 def file_of(row: Row) -> str:
     """The method's file below `src`."""
     return row.path.partition(":")[0].replace(".", "/") + ".py"
 
 
-def write_table(path: Path) -> None:
-    """Put the table between the two comments of a page."""
+def summary() -> str:
+    """For the README: the methods of each kind of data, as links to their files."""
+    lines = ["| learns from | methods |", "| --- | --- |"]
+    for modality in dict.fromkeys(row.modality for row in ROWS):
+        links = [f"[`{row.slug}`](src/{file_of(row)})" for row in ROWS if row.modality == modality]
+        lines.append(f"| {modality} | {' '.join(links)} |")
+    return "\n".join(lines)
+
+
+def table() -> str:
+    """Every method with its paper, what it hides and what it asks."""
+    lines = [
+        "| method | learns from | hides | asks | paper | file |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in ROWS:
+        cells = (f"`{row.slug}`", row.modality, row.hides, row.asks, row.paper, f"`{file_of(row)}`")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def between_marks(text: str, content: str) -> str:
+    """A page's text with the content between its two comments."""
     start, end = "<!-- methods -->", "<!-- /methods -->"
-    before, _, rest = path.read_text(encoding="utf-8").partition(start)
-    path.write_text(f"{before}{start}\n{markdown()}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+    before, _, rest = text.partition(start)
+    return f"{before}{start}\n{content}\n{end}{rest.partition(end)[2]}"
 
 
 if __name__ == "__main__":
-    write_table(Path("README.md"))
+    for page, content in ((Path("README.md"), summary()), (Path("docs/methods.md"), table())):
+        page.write_text(between_marks(page.read_text(encoding="utf-8"), content), encoding="utf-8")

@@ -23,14 +23,20 @@ for module in (explore, learn, judge, look, share, study, reward):
         app.command(command.__name__.rstrip("_"))(command)
 
 
+def print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
 @app.callback()
 def options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback when something fails."),
-    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", callback=print_version, is_eager=True
+    ),
 ) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit()
+    """What stands before any command."""
 
 
 def main(argv: list[str] | None = None) -> None:
