@@ -259,6 +259,7 @@ class TestLayers:
         expected = F.max_pool2d(maps, kernel, kernel).flatten(1)
         assert torch.equal(by_layer.capped(maps, 100), expected) and expected.shape[1] == 72
         assert by_layer.capped(maps, 105, "adaptive").shape == (2, 4 * 4 * 8)  # 128 is nearer to 105 than 72
+        assert by_layer.capped(maps, 100, "adaptive").shape == (2, 4 * 4 * 8)  # as near as 72: the larger
         assert by_layer.capped(maps, 1).shape == (2, 8)
 
     def test_a_border_that_does_not_fill_the_kernel_is_left_out(self):

@@ -54,14 +54,14 @@ def capped(
     """Maps as vectors; larger ones than `limit` are max-pooled first.
 
     `plain` takes kernel and stride ceil(sqrt(values / limit)), and a border that does not fill it is left out;
-    `adaptive` the side whose square times the channels comes closest to `limit`.
+    `adaptive` the side whose square times the channels comes closest to `limit`, of two as close the larger.
     """
     values, chans, side = maps[0].numel(), maps.shape[1], min(maps.shape[-2:])
     if values > limit and pool == "plain":
         kernel = min(ceil(sqrt(values / limit)), side)
         maps = F.max_pool2d(maps, kernel, kernel)
     elif values > limit:
-        best = min(range(1, side + 1), key=lambda one: abs(one * one * chans - limit))
+        best = min(range(1, side + 1), key=lambda one: (abs(one * one * chans - limit), -one))
         maps = F.adaptive_max_pool2d(maps, best)
     return maps.flatten(1)
 
