@@ -71,6 +71,25 @@ def test_losses_against_loops(frequency, relative, modes):
     assert float(found["balance"]) == pytest.approx((p - 0.5) * (0.5 - (1 - p)))
 
 
+def test_the_views_tell_each_others_mode_as_in_stone():
+    """With values and gradients as STONE's code computes them, targets' gradients included."""
+    y = profiles().requires_grad_()
+    method, shift = task(mode_from="views"), torch.tensor([-5, 1, 11, -12 + 7, 3])
+    found = method.losses(y, shift, torch.rand(5, 12))
+    assert set(found) == {"invariance", "equivariance", "mode"} and method.weights == {"mode": 1.5}
+    a, b, c = y[:, :, :12].sum(2)
+    expected = 0.0
+    for told, said, weight in ((a, c, 1), (b, c, 0.5), (c, b, 0.5), (a, b, 1)):
+        for i in range(5):
+            cost = -told[i] * said[i].log() - (1 - told[i]) * (1 - said[i]).log()
+            expected = expected + weight * cost / 5
+    torch.testing.assert_close(found["mode"], expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x, y)[0] for x in (found["mode"], expected)))
+    certain = torch.zeros(3, 1, 24).index_fill_(2, torch.tensor(3), 1.0).requires_grad_()
+    method.losses(certain, shift[:1], torch.rand(1, 12))["mode"].backward()
+    assert certain.grad.isfinite().all()
+
+
 def test_weights_are_the_codes():
     method = task()
     losses = {name: torch.tensor(1.0) for name in ("invariance", "equivariance", "mode", "balance")}

@@ -1,8 +1,10 @@
 """S-KEY: the key of music from how transposition turns the circle of fifths (Kong et al., ICASSP 2025).
 
 On STONE (Kong et al., ISMIR 2024). Follows deezer/s-key. With an encoder of one mode (`chromanet:modes=1`) it is
-STONE with 12 classes: key signatures alone.
+STONE with 12 classes: key signatures alone; with `mode_from=views` STONE with 24 and no labels.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +31,7 @@ class SKey(PretextTask):
     The clipping of gradients is a parameter's own. The authors' rate falls like a cosine in 99 epochs, their weight
     decay climbs like one from 0.04 to 0.4 in 999; 100 epochs are run. Here both reach at the end of a run, however
     long, what theirs reach after 100 epochs: the rate 5e-8, the decay 0.049, which it nears along a whole cosine
-    instead of the first tenth of one. The paper's runs of STONE end after 50 epochs, half-way down the rate. STONE
-    with 24 classes and no labels, in which the views' modes tell each other, is not there: two modes are S-KEY's.
+    instead of the first tenth of one. The paper's runs of STONE end after 50 epochs, half-way down the rate.
 
     Args:
         encoder: of music, `chromanet`.
@@ -39,6 +40,8 @@ class SKey(PretextTask):
         relative: semitones from a key signature's place to the other candidate for its tonic, where the
             chroma is compared: -3 is the paper's, down from the major to the minor root; the released code
             has 3.
+        mode_from: what tells the mode: the `chroma` (S-KEY), or, softly, the other `views` (STONE with 24 classes,
+            which has no balance).
         mode_weight: of the cross-entropy of the mode.
         balance_weight: of what keeps the two modes equally frequent (the paper's is 15, the code's 20).
     """
@@ -55,6 +58,7 @@ class SKey(PretextTask):
         excerpt: float = 15.0,
         frequency: int = 7,
         relative: int = -3,
+        mode_from: Literal["chroma", "views"] = "chroma",
         mode_weight: float = 1.5,
         balance_weight: float = 20.0,
     ):
@@ -63,9 +67,11 @@ class SKey(PretextTask):
             raise UsageError(f"s-key trains a chromanet; '{getattr(encoder, 'name', encoder)}' is none")
         if frequency not in (1, 7):
             raise UsageError(f"frequency is 7 (fifths) or 1 (semitones), not {frequency}")
-        self.excerpt, self.frequency, self.relative = excerpt, frequency, relative
+        self.excerpt, self.frequency, self.relative, self.mode_from = excerpt, frequency, relative, mode_from
         if encoder.size.modes == 2:
-            self.weights = {"mode": mode_weight, "balance": balance_weight}
+            self.weights = {"mode": mode_weight}
+            if mode_from == "chroma":
+                self.weights["balance"] = balance_weight
 
     def views(
         self, batch: Batch, step: Step
@@ -133,6 +139,8 @@ class SKey(PretextTask):
         if by_mode.shape[2] == 1:
             return found
         mode = by_mode[:, :, 0].sum(2)  # (3, batch): how much speaks for the first
+        if self.mode_from == "views":
+            return {**found, "mode": self.agreement(mode)}
         told = self.pseudo_label(signature[:2].mean(0), chroma)
         with torch.autocast(mode.device.type, enabled=False):
             found["mode"] = torch.stack(
@@ -140,6 +148,13 @@ class SKey(PretextTask):
             ).sum()
         found["balance"] = (mean(mode[:2].mean()) - 0.5).square()
         return found
+
+    def agreement(self, mode: Float[Tensor, "3 batch"]) -> Float[Tensor, ""]:
+        """Cross-entropies of one view's mode against another's; the gradient reaches both, as in STONE's code."""
+        with torch.autocast(mode.device.type, enabled=False):
+            first, second, other = mode.clamp(0, 1)
+            told = (first, other, 1.0), (second, other, 0.5), (other, second, 0.5), (first, second, 1.0)
+            return torch.stack([weight * F.binary_cross_entropy(b, a) for a, b, weight in told]).sum()
 
     @torch.no_grad()
     def pseudo_label(
