@@ -112,6 +112,7 @@ class TestClips:
             (308, 308, (336, 336)),  # 308 x 308 are too few
             (6, 8, (280, 392)),
             (224, 448, (224, 448)),  # as many as asked for
+            (276, 552, (224, 448)),  # shrunk to whole units, exactly
             (50, 2000, (28, 1988)),  # a side is one unit at least
         ],
     )

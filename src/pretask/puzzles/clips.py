@@ -72,10 +72,12 @@ def frame_size(height: int, width: int, pixels: int = PIXELS) -> tuple[int, int]
     """Height and width that a frame is shown at: multiples of 28, about as many pixels as asked for, at about the
     frame's ratio (Qwen-VL's `smart_resize` with one number as the least and the most, as in the official code)."""
     size = [max(UNIT, round(side / UNIT) * UNIT) for side in (height, width)]
-    zoom, there = sqrt(pixels / (height * width)), size[0] * size[1]
-    if there > pixels:
-        size = [max(UNIT, floor(side * zoom / UNIT) * UNIT) for side in (height, width)]
+    there = size[0] * size[1]
+    if there > pixels:  # divided as there: times the inverse 276 x 552 would round to less
+        shrink = sqrt(height * width / pixels)
+        size = [max(UNIT, floor(side / shrink / UNIT) * UNIT) for side in (height, width)]
     elif there < pixels:
+        zoom = sqrt(pixels / (height * width))
         size = [ceil(side * zoom / UNIT) * UNIT for side in (height, width)]
     return size[0], size[1]
 
