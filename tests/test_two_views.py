@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pretask.encoders import build_encoder
 from pretask.methods.image.barlow_twins import BarlowTwins
 from pretask.methods.image.byol import BYOL
+from pretask.methods.image.deepcluster_v2 import DeepClusterV2
 from pretask.methods.image.moco import MoCo
 from pretask.methods.image.nnclr import NNCLR
 from pretask.methods.image.simsiam import SimSiam
@@ -267,6 +268,8 @@ def test_the_blur_of_small_views_is_not_cut_short():
 
 def test_rates_end_where_the_official_codes_end():
     assert [cls.recipe.final_lr for cls in (BarlowTwins, VICReg, SwAV, BYOL)] == [1e-3, 1e-3, 1e-3, 0.0]
+    # the released scripts warm up from 0.3 to 4.8
+    assert [cls.recipe.warmup_from for cls in (SwAV, DeepClusterV2, BYOL)] == [0.0625, 0.0625, 0.0]
 
 
 def test_byols_second_view_is_solarised_and_the_first_is_not():
