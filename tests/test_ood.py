@@ -152,6 +152,8 @@ def naive(name: str, known: Known, z: np.ndarray) -> float:
         return -best
     if name == "entropy":
         return sum(a * math.log(a) for a in p)
+    if name == "kl-uniform":
+        return sum(math.log2(1 / classes / a) / classes for a in p)
     if name in MOOD:
         unit = np.stack([row / (np.linalg.norm(row) + 1e-10) for row in train])
         return naive_mood(name, unit, known.labels.numpy(), z / (np.linalg.norm(z) + 1e-10))
@@ -184,7 +186,7 @@ def test_all_scores_are_larger_for_what_is_known(known):
     known = known._replace(head=head_of(fit_chosen((known.features.float(), known.labels)).model))
     found = score_all(known, {"near": near, "far": far})
     assert set(found) == set(SCORES) - {"projection"}, "it cannot compare sets of unequal numbers"
-    assert set(PAPER) | {"knn"} | set(MOOD) == set(SCORES) and len(PAPER) == 9
+    assert set(PAPER) | {"knn", "kl-uniform"} | set(MOOD) == set(SCORES) and len(PAPER) == 9
     for name in ("residual", "vim", "mahalanobis", "knn"):
         assert auroc(found[name]["near"], found[name]["far"]) > 0.95, name
     for name in set(MOOD) - {"entropy", "projection"}:

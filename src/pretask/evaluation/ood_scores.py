@@ -20,6 +20,7 @@ from torch import Tensor
 from pretask.errors import UsageError
 from pretask.evaluation.knn import neighbours
 from pretask.evaluation.ood_distances import BY_CLASS, DISTANCES, unit
+from pretask.objectives.long_tail import divergence_from_uniform
 
 REACT_QUANTILE = 0.99
 NEIGHBOUR = 50  # Sun et al. (ICML 2022) for CIFAR
@@ -177,6 +178,12 @@ def entropy(known: Known) -> Scorer:
     return lambda z: (head(z).softmax(1) * head(z).log_softmax(1)).sum(1)
 
 
+def from_uniform(known: Known) -> Scorer:
+    """KL(U || softmax(l)) in bits, U uniform over the classes (LoRot, Moon et al., ECCV 2022)."""
+    head = known.classifier()
+    return lambda z: divergence_from_uniform(head(z))
+
+
 def kl_matching(known: Known) -> Scorer:
     """-min_k KL(p || q_k), q_k the mean softmax of the training features PREDICTED as k, zeros where there
     are none (Hendrycks et al., ICML 2022). Sum p log(p / q) over p != 0; infinite where only q is 0."""
@@ -220,6 +227,7 @@ SCORES: dict[str, Callable[[Known], Scorer]] = {
     "gradnorm": grad_norm,
     "knn": knn_distance,
     "entropy": entropy,
+    "kl-uniform": from_uniform,
     **{name: of_length_one(name) for name in DISTANCES},
 }
 
@@ -232,7 +240,7 @@ SINGLE = tuple(name for name in HEADLESS if name not in BY_CLASS)
 MOOD = ("entropy", *DISTANCES)
 """MOOD's alone, which are judged as it judges them."""
 
-PAPER = tuple(name for name in SCORES if name not in ("knn", *MOOD))
+PAPER = tuple(name for name in SCORES if name not in ("knn", "kl-uniform", *MOOD))
 """MOODv2's nine."""
 
 WITHIN_A_SET = ("projection",)

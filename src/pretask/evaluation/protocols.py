@@ -101,7 +101,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "sequence": Protocol(
         sequence, "encoder", True, "the encoder learns classes a few at a time; how many does it forget?"
     ),
-    "ood": Protocol(ood, "outside", True, "are other data told apart from these? twenty scores"),
+    "ood": Protocol(ood, "outside", True, "are other data told apart from these? 21 scores"),
     "one-class": Protocol(one_class, "features", True, "is one class told apart from each other one?"),
     "nodes": Protocol(node_classes, "encoder", True, "nodes of a graph: a fifth teaches the others' classes"),
     "clusters": Protocol(node_clusters, "encoder", True, "nodes of a graph: does k-means find the classes?"),
