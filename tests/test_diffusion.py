@@ -144,6 +144,10 @@ def test_some_levels_of_a_process_are_a_process(steps):
     assert kept.tolist() == pytest.approx([a_bars(betas)[t] for t in levels], rel=1e-9)
 
 
+def test_middles_round_as_the_official_code_adds_them_up():
+    assert spread_levels(T - 1, 21)[10] == 499 and spread_levels(T - 1, 3) == [0, 500, 999]
+
+
 @pytest.mark.parametrize(
     ("levels", "steps"), [(1000, 25), (1000, 50), (1000, 250), (1000, 1000), (300, 7), (10, 1)]
 )

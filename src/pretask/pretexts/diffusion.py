@@ -6,6 +6,7 @@ Levels are counted from 0, the least noise, to T - 1. Tables are computed in flo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from math import cos, pi
 from typing import NamedTuple
 
@@ -158,9 +159,10 @@ def bands(snr: Float[Tensor, "levels"]) -> Int[Tensor, "levels"]:
 
 def spread_levels(top: int, steps: int) -> list[int]:
     """`steps` levels from 0 to `top`, evenly spaced, rising; all of them where there are fewer. Where DDPM goes
-    through."""
+    through. Places are added up as in the official code: it decides which way a middle between two levels rounds."""
     count = min(steps, top + 1)
-    return torch.linspace(0, top, count, dtype=torch.float64).round().long().unique().tolist()
+    places = accumulate([0.0, *[top / max(count - 1, 1)] * (count - 1)])
+    return sorted({round(place) for place in places})
 
 
 def strided_levels(levels: int, steps: int) -> list[int]:
