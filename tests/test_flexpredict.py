@@ -140,6 +140,22 @@ def test_the_loss_is_that_of_the_official_code():
     assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-9)
 
 
+def test_the_target_may_be_the_mean_of_several_normalised_layers():
+    """The official code's `target_blocks`."""
+    task = make(target_layers=2).double()
+    image = batch()["image"].double()[:, :, :32, :32]
+    model = task.teacher.model
+    with torch.no_grad():
+        model.norm.weight.mul_(torch.linspace(0.5, 1.5, 32))
+        first = model.blocks[0](task.teacher.embed(image)[0])
+        mean = (model.norm(first) + model.norm(model.blocks[1](first))) / 2
+    truth = (mean - mean.mean(-1, keepdim=True)) / (mean.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(task.truth(image), truth)
+    assert not torch.allclose(make().double().truth(image), truth, atol=0.1)
+    with pytest.raises(UsageError, match="target_layers must be 1 to the encoder's 2, not 3"):
+        make(target_layers=3)
+
+
 def test_the_projection_learns_from_both_its_roles_and_targets_from_none():
     task = make()
     task.loss(batch(), Step.at())["features"].backward()

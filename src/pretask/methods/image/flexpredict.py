@@ -1,9 +1,9 @@
 """FlexPredict: tell what lies about there, where "there" is uncertain (Bar et al., ICML 2024; the code's StoP).
 
 I-JEPA whose queries carry noise that went through the very matrix the context goes through, so that it cannot
-be learned away without losing the context. Decided here: the teacher's last block alone is the target (the code's
-`target_blocks` of 1); the blur is a Gaussian of 13 taps, where PIL's is several box blurs of about that reach. The
-official code counts a step before it looks up rate and decay: here each comes one step later.
+be learned away without losing the context. Decided here: the blur is a Gaussian of 13 taps, where PIL's is several
+box blurs of about that reach. The official code counts a step before it looks up rate and decay: here each comes one
+step later.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -48,6 +48,7 @@ class FlexPredict(PretextTask):
             (I-JEPA), or its position `alone`; always with its position.
         noise: standard deviation of the noise (the official setting named `var`).
         num_targets: blocks that are asked for.
+        target_layers: last layers of the teacher whose outputs, normalised, are averaged to the features.
         target_scale: area of such a block, as a share of the picture's.
         target_aspect: its height over its width.
         context_scale: area of the block that is seen, before the others are taken out of it.
@@ -70,6 +71,7 @@ class FlexPredict(PretextTask):
         query: Literal["stochastic", "token", "alone"] = "stochastic",
         noise: float = 0.25,
         num_targets: int = 4,
+        target_layers: int = 1,
         target_scale: tuple[float, float] = (0.15, 0.2),
         target_aspect: tuple[float, float] = (0.75, 1.5),
         context_scale: tuple[float, float] = (0.85, 1.0),
@@ -85,10 +87,14 @@ class FlexPredict(PretextTask):
                 "global_pool=avg,fc_norm=false to the encoder's name"
             )
         check_norm(encoder)
+        depth = len(encoder.model.blocks)
+        if not 1 <= target_layers <= depth:
+            raise UsageError(f"target_layers must be 1 to the encoder's {depth}, not {target_layers}")
         if not encoder.pretrained:
             start(encoder)
         encoder.model.pos_embed.requires_grad_(False)  # a pretrained encoder's too
         self.query, self.noise, self.momentum = query, noise, momentum
+        self.target_layers = target_layers
         self.shape: dict[str, Any] = {
             "targets": num_targets, "scale": target_scale, "aspect": target_aspect,
             "context_scale": context_scale, "least": 10 if encoder.num_patches > 64 else FEW,
@@ -128,7 +134,12 @@ class FlexPredict(PretextTask):
     @torch.no_grad()
     def truth(self, image: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch patches dim"]:
         """The teacher's features of the whole picture, each standardised over its width."""
-        tokens = self.teacher(image).tokens
+        model: Any = self.teacher.model
+        outputs = model.forward_intermediates(
+            self.teacher.normalise(image), indices=self.target_layers, norm=True, output_fmt="NLC",
+            intermediates_only=True,
+        )  # fmt: skip
+        tokens = torch.stack(outputs).mean(0)
         return F.layer_norm(tokens, tokens.shape[-1:])
 
     def ask(
