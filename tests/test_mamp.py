@@ -122,6 +122,9 @@ class TestBlocks:
     def test_nothing_moves_and_everything_is_alike(self):
         assert torch.allclose(log_prior(torch.zeros(1, 15, 12), 5, 0.8).exp(), torch.tensor(1 / 15))
 
+    def test_a_single_segment_has_not_moved(self):
+        assert torch.allclose(log_prior(noise(2, 5, 12), 5, 0.8).exp(), torch.tensor(0.2).double())
+
     def test_gumbel_draws_by_weight(self):
         weight = torch.tensor([0.1, 0.2, 0.3, 0.4])
         unit = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))

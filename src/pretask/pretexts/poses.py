@@ -112,8 +112,8 @@ def log_prior(
         tau: small is partial, large is even.
     """
     cells = tokens.unflatten(1, (-1, joints))
-    moved = (cells[:, 1:] - cells[:, :-1]).abs().mean(3)
-    moved = torch.cat([moved[:, :1], moved], dim=1).flatten(1)
+    second = cells[:, :2][:, -1:]  # or the only one there is, which then has not moved
+    moved = cells.diff(dim=1, prepend=second).abs().mean(3).flatten(1)
     return (moved / (moved.amax(1, keepdim=True) * tau + TINY)).log_softmax(1)
 
 
