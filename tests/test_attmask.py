@@ -103,10 +103,18 @@ def test_one_ratio_holds_for_a_batch_and_another_for_its_hints():
     task = make(mask="hint", mask_probability=1.0)
     attention = torch.rand(6, 2, 64, generator=torch.Generator().manual_seed(3))
     hidden = task.hide(3, Step.at(seed=4), attention)
-    ratio, shown = (0.1 + 0.4 * draw.common((2,), Step.at(seed=4).generator)).tolist()
-    assert hidden.sum(1).tolist() == [int(64 * ratio) - int(64 * 0.1 * shown)] * 6
+    ratio, shown = (0.1 + 0.4 * unit for unit in draw.common((2,), Step.at(seed=4).generator).tolist())
+    assert hidden.sum(1).tolist() == [int(64 * ratio) - int(0.1 * shown * 64)] * 6
     counts = {int(task.hide(3, Step.at(seed=seed), attention)[0].sum()) for seed in range(20)}
     assert len(counts) > 8
+
+
+def test_counts_round_as_the_official_products_do():
+    """int(n r) and int(show_max r n), in double precision: 70, and 0.06999999999999999 x 100 is not yet 7."""
+    attention = torch.rand(6, 2, 100, generator=torch.Generator().manual_seed(3))
+    task = make(mask="hint", mask_ratio=(0.7, 0.7), mask_probability=1.0)
+    assert task.hide(3, Step.at(), attention).sum(1).tolist() == [int(100 * 0.7) - int(0.1 * 0.7 * 100)] * 6
+    assert int(100 * 0.7) == 70 and int(0.1 * 0.7 * 100) == 6
 
 
 def test_half_of_the_crops_are_masked():

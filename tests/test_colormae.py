@@ -156,7 +156,8 @@ def test_the_recipe_is_mmpretrains():
     kept = {name for g in groups(named, schedule, task.encoder) if not g["decays"] for name in g["names"]}
     vectors = {name for name, p in named if p.ndim == 1}
     assert kept - vectors == {"encoder.model.cls_token", "decoder.mask_token"}
-    assert [schedule.shape(i) for i in (0, 20, 40)] == pytest.approx([1e-4, 0.50005, 1.0])
+    expected = [1e-4, 1e-4 + (1 - 1e-4) * 20 / 39, 1.0, 1.0]  # the climb ends with its last step
+    assert [schedule.shape(i) for i in (0, 20, 39, 40)] == pytest.approx(expected)
 
 
 def test_colours_change_at_the_beginning_of_an_epoch():

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from pretask.errors import UsageError
 from pretask.methods.image.dino import DINO
 from pretask.methods.image.ibot import IBOT, hidden_places
 from pretask.task import Step
+from pretask.training.plan import Schedule
 
 VIT = "vit_tiny_patch16_224:depth=2,embed_dim=24,num_heads=2"
 B, N, K = 3, 64, 20
@@ -358,6 +360,16 @@ def test_sizes_are_the_papers_at_224_pixels_and_small_for_small_pictures():
     assert (first.blur, first.solarise) == (1.0, 0.0) and (second.blur, second.solarise) == (0.1, 0.2)
     assert (local.blur, local.solarise) == (0.5, 0.0) and local.scale == (0.05, 0.25)
     assert large.recipe.weight_decay == 0.04 and large.recipe.weight_decay_end == 0.4
+
+
+def test_the_rate_is_the_official_schedules():
+    """cosine_scheduler(2e-3, 1e-6, 800 epochs, 3 steps each, 10 epochs of warm-up)."""
+    schedule = Schedule(IBOT(encoder(VIT, 224)).recipe, 1024 / 256, 0, 2400)
+    rest = np.arange(2370)
+    falling = 1e-6 + 0.5 * (2e-3 - 1e-6) * (1 + np.cos(np.pi * rest / 2370))
+    official = np.concatenate([np.linspace(0, 2e-3, 30), falling])
+    found = [schedule.peak * schedule.shape(i) for i in range(2400)]
+    assert found == pytest.approx(official.tolist(), rel=1e-9, abs=1e-15)
 
 
 def test_dino_takes_a_convolutional_encoder_and_ibot_says_why_it_does_not():

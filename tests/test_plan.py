@@ -3,6 +3,7 @@
 import json
 from math import cos, pi
 
+import numpy as np
 import pytest
 
 from pretask.errors import UsageError
@@ -118,6 +119,16 @@ def test_a_climb_may_begin_above_nothing():
     recipe = Recipe(warmup=0.1, warmup_from=0.25)
     schedule = make_plan(recipe, 1000, max_steps=100).schedule(recipe)
     assert [schedule.shape(i) for i in (0, 5, 10)] == [0.25, 0.625, 1.0]
+
+
+def test_a_climb_may_arrive_with_its_last_step():
+    """DINO's cosine_scheduler, line by line: both ends of the climb are steps of it."""
+    recipe = Recipe(warmup=0.1, warmup_arrives=True, final_lr=0.01)
+    schedule = make_plan(recipe, 1000, max_steps=200).schedule(recipe)
+    climb, rest = np.linspace(0.0, 1.0, 20), np.arange(180)
+    official = np.concatenate([climb, 0.01 + 0.5 * 0.99 * (1 + np.cos(np.pi * rest / 180))])
+    assert [schedule.shape(i) for i in range(200)] == pytest.approx(official.tolist())
+    assert make_plan(recipe, 1000, max_steps=10).schedule(recipe).shape(0) == 0.0, "a climb of one step"
 
 
 def test_steps_take_a_tenth_each():

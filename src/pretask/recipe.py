@@ -24,6 +24,7 @@ class Recipe:
         amsgrad: AdamW's and Adam's: steps are divided by the largest second moment so far.
         warmup: fraction of the run in which the rate climbs linearly.
         warmup_from: where the climb begins, as a fraction of the peak.
+        warmup_arrives: the climb's last step is at the peak (DINO's code); else the one after it is (MAE's).
         final_lr: the rate a schedule ends on, as a fraction of the peak.
         clip: largest global gradient norm; None does not clip.
         schedule: `cosine`, `linear`, `constant` or `steps` after the warm-up; the first two end on `final_lr`.
@@ -54,6 +55,7 @@ class Recipe:
     amsgrad: bool = False
     warmup: float = 0.1
     warmup_from: float = 0.0
+    warmup_arrives: bool = False
     final_lr: float = 0.0
     clip: float | None = None
     schedule: Literal["cosine", "linear", "constant", "steps"] = "cosine"

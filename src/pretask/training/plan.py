@@ -43,15 +43,16 @@ class Schedule:
         """The rate at a step as a share of its peak.
 
         Linear in the first w = round(warmup x steps) steps, a + (1 - a) i / w with a = `warmup_from`, as in
-        MAE's code (DINO's reaches the peak a step earlier); then constant; or a tenth, a hundredth, ... from
-        step round(drop x steps) of each of `drops` on; or f + (1 - f) s with f = `final_lr`, where s falls
-        from 1 to 0 over the rest of the steps: (1 + cos(pi x)) / 2 or, linearly, 1 - x, with
+        MAE's code, or with `warmup_arrives` i / (w - 1) for i / w, as in DINO's; then constant; or a tenth, a
+        hundredth, ... from step round(drop x steps) of each of `drops` on; or f + (1 - f) s with f = `final_lr`,
+        where s falls from 1 to 0 over the rest of the steps: (1 + cos(pi x)) / 2 or, linearly, 1 - x, with
         x = (i - w) / (steps - w).
         """
         i, recipe = index - self.start, self.recipe
         warm = round(recipe.warmup * self.steps)
         if i < warm:
-            return recipe.warmup_from + (1 - recipe.warmup_from) * i / warm
+            climbed = i / (max(warm - 1, 1) if recipe.warmup_arrives else warm)
+            return recipe.warmup_from + (1 - recipe.warmup_from) * climbed
         if recipe.schedule == "constant":
             return 1.0
         if recipe.schedule == "steps":

@@ -93,12 +93,12 @@ class AttMask(IBOT):
     ) -> Bool[Tensor, "2*batch patches"]:
         assert attention is not None, "the teacher's attention decides what is hidden"
         patches, (low, high) = attention.shape[2], self.mask_ratio
-        ratio, shown = (low + (high - low) * draw.common((2,), step.generator)).tolist()
+        ratio, shown = (low + (high - low) * unit for unit in draw.common((2,), step.generator).tolist())
         coins = draw.uniform((batch, 2), step.generator).T.flatten().to(attention.device)
         noise = draw.uniform((batch, 2, patches), step.generator).transpose(0, 1).flatten(0, 1)
         return attention_mask(
             attention, int(patches * ratio), self.attended, coins <= self.mask_probability,
-            int(patches * self.show_max), int(patches * self.show_max * shown), noise.to(attention.device),
+            int(patches * self.show_max), int(self.show_max * shown * patches), noise.to(attention.device),
         )  # fmt: skip
 
     def preview(self, batch: Batch, step: Step) -> Sheet:

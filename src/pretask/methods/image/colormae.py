@@ -3,7 +3,7 @@
 Only the mask differs from MAE's: the patches where filtered noise is strongest are visible. The released
 patterns are not used, new ones are filtered with widths of our choice (`pretexts.noise`, which also measures masks:
 `ring_power` and `pieces`; how often each place is visible is their mean). The recipe is that of mmpretrain's MAE,
-whose class and mask token do not decay and whose warm-up reaches the peak a step earlier than ours.
+whose class and mask token do not decay.
 """
 
 from dataclasses import replace
@@ -43,7 +43,7 @@ class ColorMAE(MAE):
 
     recipe = Recipe(
         "adamw", lr=1.5e-4, batch_size=4096, epochs=300, weight_decay=0.05, betas=(0.9, 0.95), warmup=40 / 300,
-        warmup_from=1e-4, undecayed=("cls_token", "mask_token"),
+        warmup_from=1e-4, warmup_arrives=True, undecayed=("cls_token", "mask_token"),
     )  # fmt: skip
 
     def __init__(

@@ -66,7 +66,7 @@ class DINO(PretextTask):
     encoder: ImageEncoder
     recipe = Recipe(
         "adamw", lr=5e-4, batch_size=1024, epochs=800, weight_decay=0.04, weight_decay_end=0.4,
-        betas=(0.9, 0.999), warmup=10 / 800, final_lr=5e-4,
+        betas=(0.9, 0.999), warmup=10 / 800, warmup_arrives=True, final_lr=5e-4,
     )  # fmt: skip
 
     def __init__(
