@@ -134,6 +134,7 @@ def test_the_rate_falls_after_12_and_16_of_20_epochs():
     schedule = plan.schedule(plan.recipe)
     by_epoch = [schedule.peak * schedule.shape(10 * epoch) for epoch in range(20)]
     assert by_epoch == pytest.approx([1e-4] * 12 + [1e-5] * 4 + [1e-6] * 4)
+    assert (plan.recipe.betas, plan.recipe.eps, plan.recipe.weight_decay) == ((0.9, 0.999), 1e-6, 0.0)
 
 
 def test_the_sorter_does_not_know_in_which_order_texts_are_given():

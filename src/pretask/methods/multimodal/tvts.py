@@ -74,6 +74,7 @@ class TVTS(PretextTask):
         epochs=20,
         weight_decay=0.0,
         betas=(0.9, 0.999),
+        eps=1e-6,  # the authors optimise with transformers' AdamW
         warmup=0.0,
         schedule="steps",
         drops=(12 / 20, 16 / 20),

@@ -36,6 +36,7 @@ class Valor(PretextTask):
     brings slices of zeros, and so does a recording of nothing but zeros, which the authors' code would give a
     spectrum. Frames are chosen as slices of sound are, one of each equally long segment, at random while training.
     The authors keep 40 word pieces of a caption besides its first and last token: data read with `max_length=42`.
+    Nothing is dropped out. Of their optimiser epsilon is taken from the code theirs stems from (unsure).
 
     Args:
         encoder: of films with sound and captions, `valor`.
@@ -46,8 +47,8 @@ class Valor(PretextTask):
 
     encoder: ValorEncoder
     recipe = Recipe(
-        "adamw", lr=1e-4, lr_batch=0, batch_size=512, epochs=20, weight_decay=0.01, betas=(0.9, 0.98), warmup=0.1,
-        clip=5.0, schedule="linear",
+        "adamw", lr=1e-4, lr_batch=0, batch_size=512, epochs=20, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-6,
+        warmup=0.1, clip=5.0, schedule="linear",
     )  # fmt: skip
 
     def __init__(
