@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from conftest import break_some, photo
+from pretask.data.dataset import Skipped, name_skipped
 from pretask.data.formats import Broken, open_picture
 from pretask.data.pictures import Canvas, Facts, measure, value_range
 
@@ -241,3 +242,14 @@ def test_channels_that_do_not_fit_are_said():
 def test_numbers_that_are_not_finite_are_broken():
     with pytest.raises(Broken, match="not finite"):
         open_picture(np.array([[0.0, np.nan], [1.0, 2.0]]))
+
+
+def test_what_is_skipped_is_counted_and_the_first_named(caplog):
+    skipped = [Skipped("a.jpg", "empty file"), Skipped("b.jpg", "no picture")]
+    name_skipped("photos", [])
+    name_skipped("photos", skipped[:1])
+    name_skipped("talks", skipped, "recording")
+    assert caplog.messages == [
+        "photos: 1 file is skipped, the first a.jpg: empty file",
+        "talks: 2 recordings are skipped, the first a.jpg: empty file",
+    ]

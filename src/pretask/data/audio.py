@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 import os
 import zipfile
 from collections import Counter
@@ -19,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pretask.data.arrays import LABELS as ARRAY_LABELS
-from pretask.data.dataset import Dataset, Skipped, check_broken, part_of, spread
+from pretask.data.dataset import Dataset, Skipped, check_broken, name_skipped, part_of, spread
 from pretask.data.decode import memory_budget, threads
 from pretask.data.formats import Broken, reasons
 from pretask.data.gather import Cache, chosen, fifth
@@ -30,8 +29,6 @@ from pretask.data.sounds import EXTENSIONS, Facts, Parts, keep, measure
 from pretask.data.source import Source
 from pretask.data.stores import Files, Zip
 from pretask.errors import DataError, UsageError
-
-log = logging.getLogger("pretask.data")
 
 RATE = 22050
 LONG = 30.0  # seconds of a piece at most, where nobody says
@@ -147,8 +144,7 @@ def decoded(found: Source, parts: Parts, skipped: list[Skipped], cache: Cache, m
     skipped += [Skipped(parts.name(row), reason) for row, reason in sorted(broken.items())]
     readable = torch.tensor([row not in broken for row in rows.tolist()])
     check_broken(found.name, skipped, total, max_broken if readable.any() else 0)
-    if skipped:
-        log.warning("%s: %d recordings are skipped, the first %s: %s", found.name, len(skipped), *skipped[0])
+    name_skipped(found.name, skipped, "recording")
     file = parts.place[:, 0].long()
     facts: dict[str, Any] = {
         "rate": f"{parts.rate} samples a second",

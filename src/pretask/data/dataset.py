@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ from pretask.data.batch import to_float
 from pretask.data.layout import UNLABELLED
 from pretask.errors import DataError, UsageError
 from pretask.task import Batch
+
+log = logging.getLogger("pretask.data")
 
 MEASURED = 2000  # samples that stand for a data set's mean and standard deviation
 
@@ -262,3 +265,10 @@ def check_broken(name: str, skipped: Sequence[Skipped], total: int, max_broken: 
             f"{name}: {len(skipped)} of {total} files cannot be used ({first}), more than max_broken="
             f"{max_broken:g} allows. Mend or remove them, or allow a larger share."
         )
+
+
+def name_skipped(name: str, skipped: Sequence[Skipped], what: str = "file") -> None:
+    """Warn of what is skipped: how much, and the first with its reason."""
+    if skipped:
+        several = f"{what}s are" if len(skipped) > 1 else f"{what} is"
+        log.warning("%s: %d %s skipped, the first %s: %s", name, len(skipped), several, *skipped[0])

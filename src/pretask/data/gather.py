@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pretask.data.dataset import Dataset, Memory, Samples, Skipped, check_broken, no_split, spread
+from pretask.data.dataset import (
+    Dataset,
+    Memory,
+    Samples,
+    Skipped,
+    check_broken,
+    name_skipped,
+    no_split,
+    spread,
+)
 from pretask.data.decode import memory_budget
 from pretask.data.source import Source
-
-log = logging.getLogger("pretask.data")
 
 Cache = Literal["auto", "memory", "never"]
 PROBED = 8  # samples looked at to know what all are like
@@ -101,8 +107,7 @@ def gathered(
     skipped = [Skipped(samples.name(row), reason) for row, reason in sorted(broken.items())]
     readable = torch.tensor([row not in broken for row in rows.tolist()], dtype=torch.bool)
     check_broken(found.name, skipped, len(tried), max_broken if readable.any() else 0)
-    if skipped:
-        log.warning("%s: %d files are skipped, the first %s: %s", found.name, len(skipped), *skipped[0])
+    name_skipped(found.name, skipped)
     size = f"{needed / 1e6:.1f} MB"
     facts: dict[str, Any] = {
         "memory": f"decoded once into memory ({size})"

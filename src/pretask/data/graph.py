@@ -9,7 +9,6 @@ each once, sorted, without self-loops; no label is in a graph.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pretask import modalities
-from pretask.data.dataset import Dataset, check_broken, part_of, spread
+from pretask.data.dataset import Dataset, check_broken, name_skipped, part_of, spread
 from pretask.data.graph_files import Found, as_labels, read_graph
 from pretask.data.layout import UNLABELLED, encode_labels
 from pretask.data.links import split_links
@@ -29,7 +28,6 @@ from pretask.data.ranges import ranges
 from pretask.errors import DataError, need
 
 geometric: Any = need("torch_geometric.data", "graph")
-log = logging.getLogger("pretask.data")
 
 Scale = Literal["standard", "rows", "none"]
 DEGREES = 64  # columns that tell a node's number of neighbours, where nodes have no features
@@ -152,10 +150,7 @@ def open_graphs(
     else:
         found = from_objects(source)
     check_broken(found.name, found.skipped, found.lines, max_broken)
-    if found.skipped:
-        log.warning(
-            "%s: %d lines are skipped, the first %s: %s", found.name, len(found.skipped), *found.skipped[0]
-        )
+    name_skipped(found.name, found.skipped, "line")
     dataset = assemble(found, scale, hide_links, max_broken)
     dataset = dataset if split is None else part_of(dataset, split)
     return dataset if limit is None else dataset.subset(spread(len(dataset), limit))

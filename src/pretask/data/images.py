@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pretask.data.dataset import Dataset, Samples, Skipped, check_broken, part_of, spread
+from pretask.data.dataset import Dataset, Samples, Skipped, check_broken, name_skipped, part_of, spread
 from pretask.data.decode import PROBED, Lazy, load, memory_budget, probe, threads
 from pretask.data.find import find_source
 from pretask.data.gather import Cache, chosen
@@ -166,8 +166,7 @@ def decoded(found: Source, rows: Int[Tensor, "some"], wishes: Wishes) -> Dataset
         f"{len(rows)} files were looked at"
     )
     log.info("%s: %d samples, %s", found.name, len(dataset), dataset.facts["memory"])
-    if skipped:
-        log.warning("%s: %d files are skipped, the first %s: %s", found.name, len(skipped), *skipped[0])
+    name_skipped(found.name, skipped)
     return dataset
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,12 +14,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pretask.data.corpus import Corpus, read_corpus
-from pretask.data.dataset import Dataset, check_broken, no_split, part_of, spread
+from pretask.data.dataset import Dataset, check_broken, name_skipped, no_split, part_of, spread
 from pretask.data.layout import ORDER, encode_labels
 from pretask.data.tokens import Ragged, Tokenizer, learn_tokenizer, load_tokenizer
 from pretask.errors import DataError, UsageError
-
-log = logging.getLogger("pretask.data")
 
 LEARNED_FROM = 200_000  # lines at most that a tokenizer is learned from
 
@@ -126,9 +123,7 @@ def open_text(
         parts=parts[samples.line] if part_names else None, part_names=part_names,
         skipped=corpus.skipped, max_broken=max_broken, facts=what_is_there(corpus, samples, model, cut),
     )  # fmt: skip
-    if corpus.skipped:
-        log.warning("%s: %d lines are skipped, the first %s: %s", corpus.name, len(corpus.skipped),
-                    *corpus.skipped[0])  # fmt: skip
+    name_skipped(corpus.name, corpus.skipped, "line")
     if split is not None:
         if split not in part_names:
             raise no_split(corpus.name, split, part_names)

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pretask.data.arrays import CLASSES, LABELS, by_split
-from pretask.data.dataset import Dataset, Skipped, check_broken, part_of, spread
+from pretask.data.dataset import Dataset, Skipped, check_broken, name_skipped, part_of, spread
 from pretask.data.decode import PROBED, memory_budget, threads
 from pretask.data.films import SUFFIXES, Files, Film, Films, Folders, Stack
 from pretask.data.find import sift
@@ -165,8 +165,7 @@ def clips_of(found: Found, window: Window, wishes: Wishes, split: str | None, li
         facts=what_is_there(films, canvas, window, footage),
     )  # fmt: skip
     log.info("%s: %d samples, %s", found.name, len(dataset), dataset.facts["memory"])
-    if skipped:
-        log.warning("%s: %d videos are skipped, the first %s: %s", found.name, len(skipped), *skipped[0])
+    name_skipped(found.name, skipped, "video")
     return dataset
 
 
