@@ -11,6 +11,7 @@ from pretask.encoders import load_encoder, save_encoder
 from pretask.encoders.lens import LensedEncoder, LensNet
 from pretask.errors import UsageError
 from pretask.export import export
+from pretask.methods.image.barlow_twins import BarlowTwins
 from pretask.methods.image.jigsaw import Jigsaw
 from pretask.methods.image.lens import FGSM, Lens, same_draws
 from pretask.methods.image.patch_puzzle import standardised
@@ -18,6 +19,7 @@ from pretask.methods.image.pirl import PIRL
 from pretask.methods.image.relative_location import RelativeLocation
 from pretask.methods.image.rotation import Rotation
 from pretask.methods.image.simclr import SimCLR
+from pretask.methods.image.simsiam import SimSiam
 from pretask.methods.joint import Joint
 from pretask.objectives.adversarial import fast_gradient_sign, least_likely
 from pretask.task import Step
@@ -117,11 +119,22 @@ class TestPlayers:
         assert torch.equal(least_likely(logits), logits.softmax(1).argmin(1))
         assert not least_likely(logits).requires_grad
 
+    @pytest.mark.parametrize("wrap", [Lens, FGSM])
+    def test_what_the_task_holds_at_its_peak_stays_held(self, wrap):
+        task = seeded(lambda: wrap(SimSiam(tiny.encoder("grid"))))
+        learner = make_learners(task, make_plan(task.recipe, 100, max_steps=10), 0)
+        groups = next(iter(learner.values())).optimiser.param_groups
+        held = {name for group in groups if group["held"] for name in group["names"]}
+        assert held and held == {name for name, _ in task.named_parameters() if "predictor." in name}
+
     def test_the_lens_has_a_recipe_of_its_own(self):
         players = lens(lens_lr=2e-3).players
         assert (players["lens"].recipe.optimizer, players["lens"].recipe.lr) == ("adam", 2e-3)
         assert players["lens"].recipe.lr_batch == 0 and players["lens"].recipe.weight_decay == 0
         assert players["features"].recipe == Rotation.recipe
+        wrapped = seeded(lambda: Lens(BarlowTwins(tiny.encoder("grid")), lens_lr=2e-3))
+        optimiser = make_learners(wrapped, make_plan(wrapped.recipe, 100, max_steps=10), 0)["lens"].optimiser
+        assert {group["peak"] for group in optimiser.param_groups} == {2e-3}, "biases too, unlike the task's"
 
 
 class TestLens:

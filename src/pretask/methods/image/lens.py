@@ -82,7 +82,8 @@ class Wrapper(PretextTask):
                 "stages of its own"
             )
         super().__init__(base.encoder)
-        self.base, self.recipe = base, base.recipe
+        self.base = base
+        self.recipe = replace(base.recipe, held=tuple(f"base.{name}" for name in base.recipe.held))
 
     @property
     def inner(self) -> ImageEncoder:
@@ -156,7 +157,7 @@ class Lens(Wrapper):
         own = ("encoder." if keep == "plain" else "encoder.inner.", "base.")
         lens_recipe = replace(
             self.recipe, optimizer="adam", lr=lens_lr, lr_batch=0, betas=(0.9, 0.999), weight_decay=0.0,
-            weight_decay_end=None, layer_decay=None, groups=(),
+            weight_decay_end=None, layer_decay=None, groups=(), vector_lr=None,
         )  # fmt: skip
         self.weights = {"reconstruction": reconstruction_weight}
         self.players = {
