@@ -10,6 +10,7 @@ from pretask.encoders import build_encoder
 from pretask.errors import UsageError
 from pretask.methods.image.mixedae import MixedAE, homologous_block, homologous_contrast
 from pretask.objectives.reconstruction import patchify, standardise
+from pretask.pretexts.masks import take
 from pretask.task import Step
 
 VIT = "vit_tiny_patch16_224:depth=2,embed_dim=32,num_heads=2"
@@ -143,6 +144,46 @@ def test_signs_enter_with_the_patches_and_keys_are_as_many_as_a_picture_shows():
     assert make(segments=False).segment is None
 
 
+@pytest.mark.parametrize(("options", "kept"), [({"top_k": 3}, (3, 3)), ({"layers": "last"}, (17, 4))])
+def test_top_k_may_be_of_another_size_or_in_the_last_block_alone(options, kept):
+    task = make(**options).double()
+    puzzle = task.puzzle({"image": batch()["image"].double()}, Step.at())
+    model = task.encoder.model
+    x = task.encoder.embed(puzzle.image)[0]
+    x = torch.cat([x[::4, :1], task.blend(puzzle, x[:, 1:]) + task.segment[puzzle.source]], 1)
+    for block, count in zip(model.blocks, kept, strict=True):
+        x = homologous_block(block, x, count)  # 17 keys are all there are
+    assert torch.allclose(torch.cat(task.encode(puzzle), 1), model.norm(x), atol=1e-10)
+
+
+def test_full_mixing_shows_every_patch_of_a_picture_once():
+    task, one = make(full=True).double(), make().double()
+    pictures = {"image": batch()["image"].double()}
+    puzzle, single = task.puzzle(pictures, Step.at()), one.puzzle(pictures, Step.at())
+    assert puzzle.source.shape == (8, 16) and len(puzzle.image) == 32
+    for group in range(2):
+        rows = puzzle.source[4 * group : 4 * group + 4]
+        assert torch.equal(rows[0], single.source[group])
+        assert all(sorted(rows[:, place].tolist()) == [0, 1, 2, 3] for place in range(16))
+        assert (puzzle.place[4 * group : 4 * group + 4] == single.place[group]).all()
+    errors, apart = [], []
+    for mix in range(8):  # each mix is a group of its own
+        own = single._replace(
+            image=single.image[4 * (mix // 4) :][:4], place=puzzle.place[[mix]], source=puzzle.source[[mix]]
+        )
+        one.load_state_dict(task.state_dict())
+        prefix, tokens = one.encode(own)
+        truth = one.target(take(one.patches(own.image), one.unmix(own).hidden))
+        errors.append(F.mse_loss(one.decode(prefix, tokens, own), truth))
+        apart.append(homologous_contrast(tokens, own.source, 0.25))
+    losses = task.loss(pictures, Step.at())
+    assert losses["reconstruction"].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-9)
+    assert losses["contrast"].item() == pytest.approx(torch.stack(apart).mean().item(), rel=1e-9)
+    question = task.question(pictures, Step.at())
+    assert question.source.tolist() == [*range(4)] * 4 + [*range(4, 8)] * 4
+    assert len(task.preview(pictures, Step.at()).rows) == 32
+
+
 def test_a_tenth_of_the_contrast_is_added_to_the_reconstruction():
     task = make()
     losses = task.loss(batch(), Step.at(seed=3))
@@ -158,6 +199,8 @@ def test_what_does_not_fit_is_refused():
         make().loss(batch(6), Step.at())
     with pytest.raises(UsageError, match="half"):
         make(sources=9)
+    with pytest.raises(UsageError, match="top_k"):
+        make(top_k=0)
     with pytest.raises(UsageError, match="fc_norm=false"):
         MixedAE(build_encoder(VIT + ",global_pool=avg", image_size=32, patch_size=8))
 

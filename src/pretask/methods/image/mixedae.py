@@ -4,15 +4,16 @@ No code was released. Decided here: the learned sign of a patch's source is adde
 class token is a key like all others (which top-k may leave out), groups are neighbours in the batch, which is
 shuffled at every step, places that remain where pictures do not share them evenly are in no mix, the contrastive loss
 reads the tokens off without a projection, and batches are of 1024 pictures with the rate per picture of MAE's 4096,
-which is not certain. Not offered: top-k in some layers alone or of another size, and a mix for each picture.
+which is not certain. One mix is made of a group; `full` makes as many as it has pictures, which may be what the paper
+calls so.
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from pretask.data.batch import require
@@ -30,7 +31,7 @@ class Puzzle(NamedTuple):
     """Augmented pictures in groups of neighbours, and what mixes are made of.
 
     Args:
-        image: the pictures.
+        image: the pictures of each mix.
         place: of each patch of a mix, in raster order.
         source: which member of its group it is from.
     """
@@ -49,7 +50,10 @@ class MixedAE(MAE):
     Args:
         encoder: a vision transformer. Unless it is pretrained it starts as MAE's.
         sources: pictures in a mix; each shows one patch in so many. The batch must be a multiple.
-        homologous: each token attends to the (patches / sources) keys with the largest products alone.
+        homologous: each token attends to the keys with the largest products alone.
+        top_k: how many these are; none takes patches / sources.
+        layers: `all` blocks of the encoder attend so, or the `last` one alone.
+        full: make as many mixes of a group as it has pictures, so that each shows all its patches in one or another.
         contrast_weight: of the loss that patches of one picture are alike.
         temperature: of that loss.
         segments: tell the encoder which patches are of one picture, by a learned vector a source.
@@ -64,6 +68,9 @@ class MixedAE(MAE):
         encoder: PatchEncoder,
         sources: int = 4,
         homologous: bool = True,
+        top_k: int | None = None,
+        layers: Literal["all", "last"] = "all",
+        full: bool = False,
         contrast_weight: float = 0.1,
         temperature: float = 0.25,
         segments: bool = True,
@@ -78,12 +85,17 @@ class MixedAE(MAE):
             )
         if not hasattr(encoder.blocks[0].attn, "q_norm"):  # type: ignore[index]
             raise UsageError("mixedae needs a plain vision transformer")
+        if top_k is not None and top_k < 1:
+            raise UsageError(f"top_k must be at least 1, not {top_k}")
         super().__init__(
             encoder, 1 - 1 / sources, "random", normalise_target, decoder_dim, decoder_depth, crop_scale
         )
         self.recipe = replace(self.recipe, batch_size=1024)
         self.num_shown = encoder.num_patches // sources
-        self.sources, self.homologous, self.temperature = sources, homologous, temperature
+        self.sources, self.mixes, self.temperature = sources, sources if full else 1, temperature
+        depth = len(encoder.blocks)  # type: ignore[arg-type]
+        self.top_k = top_k or self.num_shown
+        self.sparse_from = depth if not homologous else 0 if layers == "all" else depth - 1
         self.weights = {"contrast": contrast_weight}
         self.segment = nn.Parameter(0.02 * torch.randn(sources, encoder.dim)) if segments else None
 
@@ -99,7 +111,14 @@ class MixedAE(MAE):
         patches, shown = self.encoder.num_patches, self.num_shown * self.sources
         order = draw.permutations(len(image) // self.sources, patches, step.generator).to(image.device)
         place, rank = order[:, :shown].sort(dim=1)
-        return Puzzle(apply_view(self.view, image, view), place, rank % self.sources)
+        turn = torch.arange(self.mixes, device=image.device)[:, None]
+        source = ((rank[:, None] + turn) % self.sources).flatten(0, 1)
+        picture = self.for_mixes(apply_view(self.view, image, view))
+        return Puzzle(picture, place.repeat_interleave(self.mixes, dim=0), source)
+
+    def for_mixes(self, rows: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "mixed *rest"]:
+        """What belongs to pictures, a group's once for each mix that is made of it."""
+        return rows.unflatten(0, (-1, self.sources)).repeat_interleave(self.mixes, dim=0).flatten(0, 1)
 
     def blend(
         self, puzzle: Puzzle, patches: Float[Tensor, "batch patches dim"]
@@ -121,8 +140,8 @@ class MixedAE(MAE):
         if self.segment is not None:
             mixed = mixed + self.segment[puzzle.source]
         x = model.norm_pre(torch.cat([x[:: self.sources, :prefix], mixed], dim=1))
-        for block in model.blocks:
-            x = homologous_block(block, x, self.num_shown) if self.homologous else block(x)
+        for number, block in enumerate(model.blocks):
+            x = block(x) if number < self.sparse_from else homologous_block(block, x, self.top_k)
         x = model.norm(x)
         return x[:, :prefix], x[:, prefix:]
 
@@ -162,10 +181,11 @@ class MixedAE(MAE):
 
     def question(self, batch: Batch, step: Step) -> Question:
         """The first missing patch of each picture, from the mix."""
-        puzzle = self.puzzle(self.whole(batch), step)
+        batch = self.whole(batch)
+        puzzle = self.puzzle(batch, step)
         truth, order = self.patches(puzzle.image), self.unmix(puzzle)
         mix = self.mix(puzzle, truth).repeat_interleave(self.sources, dim=0)
-        source = torch.arange(len(mix), device=mix.device)
+        source = self.for_mixes(torch.arange(len(batch["image"]), device=mix.device))
         return Question(mix, source, self.target(take(truth, order.hidden)[:, 0]))
 
     def mix(
