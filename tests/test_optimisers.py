@@ -155,6 +155,16 @@ def test_vectors_may_have_a_rate_of_their_own_and_rates_may_be_held():
     assert not any(g["held"] for g in made(Recipe(), net)[0].param_groups)
 
 
+def test_parameters_may_have_a_decay_of_their_own():
+    net = Net()
+    optimiser, schedule = made(Recipe(weight_decay=0.04, weight_decay_end=0.4, decays=(("head.", 0.5),)), net)
+    for index in (0, 5):
+        set_rates(optimiser, schedule, index)
+        decays = {n: g["weight_decay"] for g in optimiser.param_groups for n in g["names"]}
+        assert (decays["head.weight"], decays["head.bias"]) == (0.5, 0.0)
+        assert decays["encoder.0.weight"] == schedule.weight_decay(index) != 0.5
+
+
 def test_layers_learn_more_slowly_the_lower_they_are():
     encoder = build_encoder("vit_tiny_patch16_224:depth=3,embed_dim=12,num_heads=2", image_size=16)
     scales = layer_scales(encoder, 0.5)

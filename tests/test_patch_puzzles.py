@@ -13,6 +13,7 @@ from pretask.methods.image.relative_location import MIDDLE, RelativeLocation
 from pretask.methods.image.rotation import Rotation
 from pretask.pretexts.permutation import far_apart
 from pretask.task import Step
+from pretask.training.optimisers import make_optimiser, set_rates
 from pretask.training.plan import Plan
 
 
@@ -151,6 +152,18 @@ def test_the_rate_falls_to_a_tenth_at_epochs_15_and_25_of_35(cls):
     found = [schedule.shape(epoch * 10) for epoch in (0, 2, 5, 14, 15, 24, 25, 34)]
     assert found == pytest.approx([0, 0.4, 1, 1, 0.1, 0.1, 0.01, 0.01])
     assert schedule.peak == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("cls", [Jigsaw, RelativeLocation])
+def test_the_head_decays_five_times_as_fast(cls):
+    task = make(cls)
+    schedule = Plan(cls.recipe, 256, 350, 10).schedule(cls.recipe)
+    optimiser = make_optimiser(task.named_parameters(), schedule, task.encoder)
+    set_rates(optimiser, schedule, 7)
+    found = {n: g["weight_decay"] for g in optimiser.param_groups for n in g["names"]}
+    head = {"hidden.0.weight", "head.weight"}
+    assert {name for name, value in found.items() if value == 5e-4} == head
+    assert found["embed.weight"] == 1e-4 and found["hidden.0.bias"] == found["hidden.1.weight"] == 0.0
 
 
 def test_the_head_starts_as_the_official_one():

@@ -23,3 +23,4 @@ def test_prototypes_start_short_and_alike_in_both():
 def test_the_last_rate_is_the_official_one():
     recipe = SampledDINO(tiny.encoder("grid")).recipe
     assert recipe.lr * recipe.batch_size / recipe.lr_batch * recipe.final_lr == pytest.approx(1e-6)
+    assert recipe.warmup_arrives and recipe.warmup == 0.1

@@ -268,7 +268,8 @@ def test_the_blur_of_small_views_is_not_cut_short():
 
 def test_rates_end_where_the_official_codes_end():
     assert [cls.recipe.final_lr for cls in (BarlowTwins, VICReg, SwAV, BYOL)] == [1e-3, 1e-3, 1e-3, 0.0]
-    # the released scripts warm up from 0.3 to 4.8
+    # the released scripts warm up from 0.3 to 4.8, both ends included
+    assert SwAV.recipe.warmup_arrives and DeepClusterV2.recipe.warmup_arrives
     assert [cls.recipe.warmup_from for cls in (SwAV, DeepClusterV2, BYOL)] == [0.0625, 0.0625, 0.0]
 
 

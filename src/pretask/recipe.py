@@ -17,6 +17,8 @@ class Recipe:
         weight_decay: decay at the start; biases and one-dimensional parameters are not decayed.
         undecayed: last parts of names of others that are not either.
         decay_vectors: decay biases and one-dimensional parameters too, and let LARS adapt their rates.
+        decays: beginnings of parameters' names with a decay of their own, the same all the time; the first that
+            fits counts. Of these, too, only what decays at all does.
         weight_decay_end: decay at the end of a cosine from `weight_decay`; None keeps it constant.
         betas: AdamW's and Adam's.
         eps: AdamW's and Adam's.
@@ -49,6 +51,7 @@ class Recipe:
     weight_decay_end: float | None = None
     undecayed: tuple[str, ...] = ()
     decay_vectors: bool = False
+    decays: tuple[tuple[str, float], ...] = ()
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     momentum: float = 0.9

@@ -95,11 +95,11 @@ def layer_scales(encoder: nn.Module, decay: float) -> dict[str, float]:
 def groups(
     named: Iterable[tuple[str, nn.Parameter]], schedule: Schedule, encoder: nn.Module
 ) -> list[dict[str, Any]]:
-    """Parameters by (highest rate, whether they decay, whether the rate is held), in the order in which these first
-    occur."""
+    """Parameters by (highest rate, whether they decay, whether the rate is held, a decay of their own), in the order
+    in which these first occur."""
     recipe = schedule.recipe
     scales = {} if recipe.layer_decay is None else layer_scales(encoder, recipe.layer_decay)
-    found: dict[tuple[float, bool, bool], dict[str, Any]] = {}
+    found: dict[tuple[float, bool, bool, float | None], dict[str, Any]] = {}
     for name, parameter in named:
         last = name.rpartition(".")[2]
         matrix = parameter.ndim > 1 and last != "bias"
@@ -108,8 +108,9 @@ def groups(
         peak = rate * schedule.scale * scales.get(name.removeprefix("encoder."), 1.0)
         decays = (matrix or recipe.decay_vectors) and last not in recipe.undecayed
         held = name.startswith(recipe.held)
-        own = {"params": [], "names": [], "peak": peak, "decays": decays, "held": held}
-        group = found.setdefault((peak, decays, held), own)
+        decay = next((value for prefix, value in recipe.decays if name.startswith(prefix)), None)
+        own = {"params": [], "names": [], "peak": peak, "decays": decays, "held": held, "decay": decay}
+        group = found.setdefault((peak, decays, held, decay if decays else None), own)
         group["params"].append(parameter)
         group["names"].append(name)
     return list(found.values())
@@ -142,7 +143,8 @@ def make_optimiser(
 
 def set_rates(optimiser: Optimizer, schedule: Schedule, index: int) -> None:
     """Rate and decay of every group for this step."""
-    shape, decay = schedule.shape(index), schedule.weight_decay(index)
+    shape, usual = schedule.shape(index), schedule.weight_decay(index)
     for group in optimiser.param_groups:
         group["lr"] = group["peak"] * (1.0 if group["held"] else shape)
-        group["weight_decay"] = decay if group["decays"] else 0.0
+        own = usual if group["decay"] is None else group["decay"]
+        group["weight_decay"] = own if group["decays"] else 0.0

@@ -112,7 +112,8 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """Everything decided, as plain data."""
         own = asdict(self.recipe)
-        own["betas"], own["groups"] = list(self.recipe.betas), [list(group) for group in self.recipe.groups]
+        own["betas"] = list(self.recipe.betas)
+        own |= {name: [list(one) for one in getattr(self.recipe, name)] for name in ("groups", "decays")}
         own |= {name: list(getattr(self.recipe, name)) for name in ("undecayed", "held", "drops")}
         return {
             "batch_size": self.batch_size, "steps": self.steps, "epochs": round(self.epochs, 4),

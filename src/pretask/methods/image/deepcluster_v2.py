@@ -51,7 +51,7 @@ class DeepClusterV2(MultiCrop):
     title = "DeepCluster-v2"
     recipe = Recipe(
         "lars", lr=0.3, batch_size=4096, epochs=800, weight_decay=1e-6, decay_vectors=True, warmup=10 / 800,
-        warmup_from=0.3 / 4.8, final_lr=1e-3,
+        warmup_from=0.3 / 4.8, warmup_arrives=True, final_lr=1e-3,
     )  # fmt: skip
     memory: Float[Tensor, "2 pictures dim"]
     centres: Float[Tensor, "classifiers clusters dim"]

@@ -31,8 +31,8 @@ MOMENTUM = 0.003  # of the head's batch normalisation: what is new of its runnin
 class PatchPuzzle(PretextTask):
     """Patches with gaps between them, without their brightness and contrast, at times without colour.
 
-    The official code decays the head's weights by 5e-4; here all decay by the 1e-4 of the others. Each fall of the
-    rate comes one step later there.
+    The head's weights decay by 5e-4, those of the encoder and of the embedding by 1e-4. Each fall of the rate comes
+    one step later in the official code.
 
     Args:
         encoder: any image encoder.
@@ -48,7 +48,7 @@ class PatchPuzzle(PretextTask):
     logits_of = "head"  # the layer that names classes
     recipe = Recipe(
         "sgd", lr=0.1, batch_size=128, epochs=35, weight_decay=1e-4, warmup=5 / 35, schedule="steps",
-        drops=(15 / 35, 25 / 35),
+        drops=(15 / 35, 25 / 35), decays=(("hidden.", 5e-4), ("head.", 5e-4)),
     )  # fmt: skip
 
     def __init__(

@@ -44,8 +44,9 @@ class SampledDINO(DINO):
     """
 
     recipe = Recipe(
-        "sgd", lr=0.03, batch_size=1024, epochs=100, weight_decay=1e-4, warmup=0.1, final_lr=FINAL
-    )
+        "sgd", lr=0.03, batch_size=1024, epochs=100, weight_decay=1e-4, warmup=0.1, warmup_arrives=True,
+        final_lr=FINAL,
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class SwAV(MultiCrop):
     title = "SwAV"
     recipe = Recipe(
         "lars", lr=0.3, batch_size=4096, epochs=800, weight_decay=1e-6, decay_vectors=True, warmup=10 / 800,
-        warmup_from=0.3 / 4.8, final_lr=1e-3,
+        warmup_from=0.3 / 4.8, warmup_arrives=True, final_lr=1e-3,
     )  # fmt: skip
 
     def __init__(
