@@ -25,6 +25,15 @@ def test_face_of_a_transformer(vit):
     assert features.grid == (8, 8) == vit.grid and vit.num_patches == 64
 
 
+def test_pixels_are_all_of_a_small_picture_and_means_of_a_large_one():
+    small, large = torch.rand(2, 3, 20, 20), torch.rand(2, 3, 96, 96)
+    encoder = build_encoder("pixels", image_size=20)
+    assert torch.equal(encoder(small).pooled, small.flatten(1)) and encoder.dim == 1200
+    encoder = build_encoder("pixels", image_size=96)
+    means = large.unflatten(2, (32, 3)).unflatten(4, (32, 3)).mean((3, 5))
+    assert torch.allclose(encoder(large).pooled, means.flatten(1)) and encoder.dim == 3 * 32**2
+
+
 @pytest.mark.parametrize(
     "name", ["resnet10t", "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224:img_size=64"]
 )
