@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from pretask.encoders.features import Features
 from pretask.encoders.image import EncoderSpec, ImageEncoder
 
-
 CELLS = 32
 """Cells a side at most: all pixels of a photograph would be 150,000 numbers, which a probe neither holds nor learns
 from a few thousand pictures."""
