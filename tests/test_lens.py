@@ -24,6 +24,7 @@ from pretask.methods.joint import Joint
 from pretask.objectives.adversarial import fast_gradient_sign, least_likely
 from pretask.task import Step
 from pretask.training.learners import make_learners
+from pretask.training.optimisers import set_rates
 from pretask.training.plan import make_plan
 
 
@@ -126,6 +127,14 @@ class TestPlayers:
         groups = next(iter(learner.values())).optimiser.param_groups
         held = {name for group in groups if group["held"] for name in group["names"]}
         assert held and held == {name for name, _ in task.named_parameters() if "predictor." in name}
+
+    def test_what_decays_by_itself_in_the_task_still_does(self):
+        task = seeded(lambda: Lens(RelativeLocation(tiny.encoder("grid"), embedding_dim=6)))
+        learner = make_learners(task, make_plan(task.recipe, 100, max_steps=10), 0)["features"]
+        set_rates(learner.optimiser, learner.schedule, 3)
+        groups = learner.optimiser.param_groups
+        fast = {name for group in groups if group["weight_decay"] == 5e-4 for name in group["names"]}
+        assert fast == {"base.hidden.0.weight", "base.head.weight"}
 
     def test_the_lens_has_a_recipe_of_its_own(self):
         players = lens(lens_lr=2e-3).players
