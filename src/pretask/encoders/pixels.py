@@ -32,6 +32,7 @@ class PixelEncoder(ImageEncoder):
         super().__init__(model, spec, (0.0,) * in_chans, (1.0,) * in_chans)
 
     def forward(self, image: Float[Tensor, "batch chans h w"]) -> Features:
-        cells = F.adaptive_avg_pool2d(image, tuple(min(side, CELLS) for side in image.shape[-2:]))
+        height, width = (min(side, CELLS) for side in image.shape[-2:])
+        cells = F.adaptive_avg_pool2d(image, (height, width))
         tokens = cells.flatten(2).transpose(1, 2)  # (B, cells, C)
-        return Features(cells.flatten(1), tokens, tokens[:, :0], tuple(cells.shape[-2:]))
+        return Features(cells.flatten(1), tokens, tokens[:, :0], (height, width))
