@@ -101,24 +101,25 @@ def test_likeness_is_one_with_oneself_and_uses_the_scales_there_are():
         likeness(x[..., :8, :8], x[..., :8, :8])
 
 
+def ssim_by_hand(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Of one window: likeness of contrast and structure, and of brightness."""
+    taps = [math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)]
+    window = np.array([[one * other for other in taps] for one in taps]) / sum(taps) ** 2
+    c1, c2, wa, wb = 0.01**2, 0.03**2, window * a, window * b
+    ma, mb = wa.sum(), wb.sum()
+    va, vb, ab = (wa * a).sum() - ma**2, (wb * b).sum() - mb**2, (wa * b).sum() - ma * mb
+    return (2 * ab + c2) / (va + vb + c2), (2 * ma * mb + c1) / (ma**2 + mb**2 + c1)
+
+
 def ms_ssim_by_hand(x: np.ndarray, y: np.ndarray, scales: int) -> float:
     """Of one channel: windows one by one, only where all of one lies in the picture."""
-    taps = [math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)]
-    window = np.array([[a * b for b in taps] for a in taps]) / sum(taps) ** 2
-    weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[:scales]
-    c1, c2, product = 0.01**2, 0.03**2, 1.0
+    weights, product = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[:scales], 1.0
     for scale, weight in enumerate(weights):
         values = []
         for r in range(x.shape[0] - 10):
             for c in range(x.shape[1] - 10):
-                a, b = x[r : r + 11, c : c + 11], y[r : r + 11, c : c + 11]
-                wa, wb = window * a, window * b
-                ma, mb = wa.sum(), wb.sum()
-                va, vb, ab = (wa * a).sum() - ma**2, (wb * b).sum() - mb**2, (wa * b).sum() - ma * mb
-                value = (2 * ab + c2) / (va + vb + c2)
-                if scale == scales - 1:
-                    value *= (2 * ma * mb + c1) / (ma**2 + mb**2 + c1)
-                values.append(value)
+                structure, luminance = ssim_by_hand(x[r : r + 11, c : c + 11], y[r : r + 11, c : c + 11])
+                values.append(structure * luminance if scale == scales - 1 else structure)
         product *= max(np.mean(values), 0.0) ** (weight / sum(weights))
         rows, columns = x.shape[0] // 2, x.shape[1] // 2
         x, y = (v[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2).mean((1, 3)) for v in (x, y))
@@ -143,6 +144,34 @@ def test_a_picture_has_the_same_score_in_any_batch():
     alone = [task.score(one[None], generator(7), masks=3)[0] for one in image]
     torch.testing.assert_close(torch.stack(alone), together, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(task.score(image, generator(8), masks=3), together)
+
+
+def test_visible_patches_may_be_compared_with_themselves():
+    task = make().eval()
+    image = torch.rand(2, 3, 32, 32, generator=generator())
+    (whole,), (mended,) = (list(task.rebuilt(image, generator(7), 1, keep)) for keep in (False, True))
+    hidden = (patchify(mended, 4) != patchify(image, 4)).any(-1)
+    assert hidden.sum(1).tolist() == [48, 48], "a quarter of 64 is as it was"
+    assert torch.equal(patchify(mended, 4)[hidden], patchify(whole, 4)[hidden])
+    expected = 1 - likeness(mended, image)
+    assert torch.allclose(task.score(image, generator(7), keep_visible=True), expected)
+
+
+def test_heat_is_one_minus_ssim_of_the_window_around_each_pixel():
+    task = make().eval().double()
+    image = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=generator())
+    found = task.heat(image, generator(7), masks=2)
+    with torch.no_grad():
+        others = list(task.rebuilt(image, generator(7), 2, False))
+    for row, column in ((0, 0), (3, 31), (16, 9)):
+        values = []
+        for other in others:
+            for chan in range(3):
+                padded = [np.pad(part[1, chan].numpy(), 5, mode="reflect") for part in (image, other)]
+                x, y = (part[row : row + 11, column : column + 11] for part in padded)
+                values.append(1 - math.prod(ssim_by_hand(x, y)))
+        assert found[1, row, column].item() == pytest.approx(sum(values) / 6, abs=1e-10)
+    assert found.shape == (2, 32, 32) and not found.requires_grad
 
 
 def test_what_does_not_fit_is_refused():

@@ -3,10 +3,12 @@
 No code was released. Decided here: the loss is on hidden patches, layers normalise before they attend, 32 keys
 and values a layer start as in the M2 transformer, the decoder's own attention has no memory, one cross-attention
 serves all levels of a layer, and what is compared with the picture is the prediction of all patches, visible ones
-too, for one random mask. The decoder's 4 blocks, the optimisation (MAE's, for batches of 64) and the views (crop and
-flip, no change of colours) are guesses as well. Where a picture is abnormal is not told: there is no localisation.
+too unless `keep_visible` asks otherwise, for one random mask. The decoder's 4 blocks, the optimisation (MAE's, for
+batches of 64) and the views (crop and flip, no change of colours) are guesses as well. Of the two maps the paper may
+mean, that of SSIM says where a picture is abnormal; its window does the smoothing.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -73,7 +75,7 @@ class LevelsBlock(Block):
 class MemMCMAE(MAE):
     """Rebuild hidden patches of pictures that are all normal, from a memory and from all layers of the encoder.
 
-    Train it on normal pictures alone; `score` then says how unlike its reconstruction a picture is.
+    Train it on normal pictures alone; `score` then says how unlike its reconstruction a picture is, and `heat` where.
 
     Args:
         encoder: a vision transformer. Unless it is pretrained it starts as MAE's.
@@ -162,18 +164,54 @@ class MemMCMAE(MAE):
 
     @torch.no_grad()
     def score(
-        self, image: Float[Tensor, "batch chans h w"], generator: torch.Generator, masks: int = 1
+        self,
+        image: Float[Tensor, "batch chans h w"],
+        generator: torch.Generator,
+        masks: int = 1,
+        keep_visible: bool = False,
     ) -> Float[Tensor, "batch"]:
         """How abnormal pictures in [0, 1] of the encoder's size are: 1 - MS-SSIM with what is rebuilt of them,
         the mean over so many random masks. All pictures get the same masks, so that none depends on its neighbours:
-        from generators with the same seed a picture has the same score in any batch."""
-        total = image.new_zeros(len(image))
+        from generators with the same seed a picture has the same score in any batch.
+
+        Args:
+            image: the pictures.
+            generator: the masks' randomness.
+            masks: how many.
+            keep_visible: compare visible patches with themselves, not with what is predicted of them.
+        """
+        found = [1 - likeness(other, image) for other in self.rebuilt(image, generator, masks, keep_visible)]
+        return torch.stack(found).mean(0)
+
+    @torch.no_grad()
+    def heat(
+        self,
+        image: Float[Tensor, "batch chans h w"],
+        generator: torch.Generator,
+        masks: int = 1,
+        keep_visible: bool = False,
+    ) -> Float[Tensor, "batch h w"]:
+        """Where pictures are abnormal: 1 - SSIM of the window around each pixel, mirrored at the borders, the mean
+        over channels and masks. Abnormal is what exceeds a high quantile of normal pictures' values; arguments are
+        those of `score`."""
+        wide = (WINDOW // 2,) * 4
+        found = []
+        for other in self.rebuilt(image, generator, masks, keep_visible):
+            pair = (F.pad(part, wide, mode="reflect").flatten(0, 1)[:, None] for part in (image, other))
+            structure, luminance = window_likeness(*pair)
+            found.append(1 - (structure * luminance).view(image.shape).mean(1))
+        return torch.stack(found).mean(0)
+
+    def rebuilt(
+        self, image: Tensor, generator: torch.Generator, masks: int, keep_visible: bool
+    ) -> Iterator[Float[Tensor, "batch chans h w"]]:
+        """What is made of pictures, once for each of so many random masks."""
         for _ in range(masks):
             hidden = MASKS["random"](self.encoder.grid, self.num_hidden, 1, generator).to(image.device)
-            predicted = self.predict(image, shuffle(hidden.expand(len(image), -1), self.num_hidden))
-            rebuilt = unpatchify(predicted, self.encoder.patch_size, self.encoder.grid).clamp(0, 1)
-            total += 1 - likeness(rebuilt, image)
-        return total / masks
+            patches = self.predict(image, shuffle(hidden.expand(len(image), -1), self.num_hidden))
+            if keep_visible:
+                patches = torch.where(hidden[..., None], patches, self.patches(image))
+            yield unpatchify(patches, self.encoder.patch_size, self.encoder.grid).clamp(0, 1)
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         return replace(super().preview(batch, step), title="MemMC-MAE")
@@ -191,19 +229,28 @@ def likeness(
     scales = sum(min(first.shape[-2:]) // 2**scale >= WINDOW for scale in range(len(WEIGHTS)))
     if not scales:
         raise UsageError(f"MS-SSIM needs pictures of at least {WINDOW} pixels")
-    taps = torch.exp(-((torch.arange(WINDOW).to(first) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
+    x, y = (image.flatten(0, 1)[:, None] for image in (first, second))
+    total = x.new_ones(len(x))
+    for scale, weight in enumerate(WEIGHTS[:scales]):
+        structure, luminance = window_likeness(x, y)
+        alike = structure * luminance if scale == scales - 1 else structure
+        # negative means have no root
+        total = total * alike.mean((1, 2, 3)).clamp(min=0) ** (weight / sum(WEIGHTS[:scales]))
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return total.view(len(first), -1).mean(1)
+
+
+def window_likeness(
+    x: Float[Tensor, "maps 1 h w"], y: Float[Tensor, "maps 1 h w"]
+) -> tuple[Float[Tensor, "maps 1 rows columns"], Float[Tensor, "maps 1 rows columns"]]:
+    """How alike two maps in [0, 1] are in contrast and structure, and in brightness, in every window that lies in
+    them: the factors of SSIM."""
+    taps = torch.exp(-((torch.arange(WINDOW).to(x) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
     taps = taps / taps.sum()
 
     def blur(x: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(x, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))
 
-    x, y = (image.flatten(0, 1)[:, None] for image in (first, second))
-    total = x.new_ones(len(x))
-    for scale, weight in enumerate(WEIGHTS[:scales]):
-        mx, my = blur(x), blur(y)
-        structure = (2 * (blur(x * y) - mx * my) + C2) / (blur(x * x) - mx**2 + blur(y * y) - my**2 + C2)
-        luminance = (2 * mx * my + C1) / (mx**2 + my**2 + C1) if scale == scales - 1 else 1
-        alike = (structure * luminance).mean((1, 2, 3)).clamp(min=0)  # a root of it is taken
-        total = total * alike ** (weight / sum(WEIGHTS[:scales]))
-        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-    return total.view(len(first), -1).mean(1)
+    mx, my = blur(x), blur(y)
+    structure = (2 * (blur(x * y) - mx * my) + C2) / (blur(x * x) - mx**2 + blur(y * y) - my**2 + C2)
+    return structure, (2 * mx * my + C1) / (mx**2 + my**2 + C1)
