@@ -24,6 +24,7 @@ from pretask.objectives.contrastive import (
     multi_positive,
     nt_xent,
 )
+from pretask.objectives.cookbook import msn, spectral_contrastive
 from pretask.objectives.distillation import Centre, sharpen, soft_cross_entropy, view_loss
 from pretask.objectives.distributed import SyncBatchNorm, gather, mean, rank, sync_batch_norm, world_size
 from pretask.objectives.memory import MemoryBank, Partition, Queue
@@ -63,6 +64,17 @@ def moco(own: slice):
     loss = info_nce(a, b, queue.rows, 0.2)
     queue.enqueue(F.normalize(b, dim=1))  # as MoCo does, before the backward pass
     return net, loss, lambda: {"queue": queue.rows, "position": queue.position}
+
+
+def spectral(own: slice):
+    net, a, b = two_views(own)
+    return net, spectral_contrastive(a, b), dict
+
+
+def siamese(own: slice):
+    net, a, b = two_views(own)
+    net.prototypes = nn.Parameter(numbers(7, 5, seed=5))
+    return net, msn(torch.cat([a, b]), a.detach(), net.prototypes), dict
 
 
 def supcon(where: str) -> Case:
@@ -180,6 +192,8 @@ VIT, RESNET = "vit_tiny_patch16_224:depth=2,embed_dim=24,num_heads=2", "resnet18
 CASES: dict[str, tuple[Case, float]] = {
     "nt_xent": (ntxent, 1e-10),
     "info_nce": (moco, 1e-10),
+    "spectral contrastive": (spectral, 1e-10),
+    "msn": (siamese, 1e-10),
     "multi_positive outside": (supcon("outside"), 1e-10),
     "multi_positive inside": (supcon("inside"), 1e-10),
     "bank nce": (bank("nce"), 1e-10),
