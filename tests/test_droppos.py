@@ -133,6 +133,32 @@ def test_confident_answers_can_be_left_out():
     assert spread.loss(batch(), Step.at())["position"] > 3  # nobody is sure yet
 
 
+def test_lost_positions_may_be_zeros_or_those_of_one_another():
+    zeros, wrong, learned = (make(instead=kind).double() for kind in ("zeros", "wrong", "learned"))
+    pictures = {"image": batch()["image"].double()}
+    puzzle = zeros.puzzle(pictures, Step.at())
+    learned.load_state_dict({**zeros.state_dict(), "position_token": torch.zeros(1, 1, 32)})
+    assert torch.equal(zeros.answers(puzzle), learned.answers(puzzle))
+    assert [name for name, _ in zeros.named_parameters() if "position" in name] == []
+    puzzle = wrong.puzzle(pictures, Step.at())
+    visible, lost, model = puzzle.order.visible, puzzle.lost, wrong.encoder.model
+    rows = []
+    for n in range(3):
+        assert torch.equal(puzzle.told[n][~lost[n]], visible[n][~lost[n]]), "anchors keep theirs"
+        found, own = puzzle.told[n][lost[n]].tolist(), visible[n][lost[n]].tolist()
+        assert sorted(found) == sorted(own) and found != own
+        patches = wrong.encoder.contents(puzzle.image[n : n + 1])[0]
+        tokens = [
+            patches[i] + model.pos_embed[0, 1 + j] for i, j in zip(visible[n], puzzle.told[n], strict=True)
+        ]
+        rows.append(torch.stack([model.cls_token[0, 0] + model.pos_embed[0, 0], *tokens]))
+    features = wrong.encoder.transform(torch.stack(rows))
+    expected = wrong.decoder(torch.cat([features.prefix, features.tokens], 1))[:, 1:]
+    assert torch.allclose(wrong.answers(puzzle), expected, atol=1e-10)
+    loss = wrong.loss(pictures, Step.at())["position"]
+    assert loss.isfinite() and loss.requires_grad
+
+
 def test_an_untrained_network_guesses():
     assert make().loss(batch(16), Step.at())["position"].item() == pytest.approx(math.log(64), abs=0.5)
 

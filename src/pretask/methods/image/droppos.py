@@ -2,16 +2,15 @@
 
 What differs from the released code, on purpose: its smoothing map is made for a grid of other width than the
 picture's and normalised by columns; here it is the paper's. Its branch that also rebuilds pixels is
-`droppos+mae`. Not offered: zeros or other patches' positions instead of the learned token, and the class token's
-attention instead of its likeness.
+`droppos+mae`. Not offered: the class token's attention instead of its likeness, which is commented out there.
 """
 
 from math import log
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -31,11 +30,13 @@ from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Ste
 
 
 class Puzzle(NamedTuple):
-    """Augmented pictures, which of their patches are visible, and which of these lost their position."""
+    """Augmented pictures, which of their patches are visible, and which of these lost their position; and where each
+    visible patch is told that it is, if not at its place."""
 
     image: Float[Tensor, "batch chans h w"]
     order: Shuffle
     lost: Bool[Tensor, "batch visible"]
+    told: Int[Tensor, "batch visible"] | None = None
 
 
 class DropPos(PretextTask):
@@ -46,6 +47,7 @@ class DropPos(PretextTask):
             starts as MAE's.
         mask_ratio: share of the patches that is not shown at all.
         position_ratio: share of the visible patches that lose their position.
+        instead: what these have in its stead: a `learned` vector, `zeros`, or the positions of one another, `wrong`.
         smoothing: width in patches, at the start, of the Gaussian around the true place that is asked for;
             it shrinks to 0, epoch by epoch. 0 asks for the place itself.
         attentive: count a patch by how like the class token it is, in the features of the whole picture.
@@ -67,6 +69,7 @@ class DropPos(PretextTask):
         encoder: PatchEncoder,
         mask_ratio: float = 0.75,
         position_ratio: float = 0.75,
+        instead: Literal["learned", "zeros", "wrong"] = "learned",
         smoothing: float = 1.0,
         attentive: bool = True,
         temperature: float = 0.1,
@@ -91,7 +94,12 @@ class DropPos(PretextTask):
         self.smoothing, self.attentive, self.temperature = smoothing, attentive, temperature
         self.ignore_confident, self.clip = ignore_confident, clip
         self.view = mae_view(encoder.image_size, crop_scale)
-        self.position_token = nn.Parameter(0.02 * torch.randn(1, 1, encoder.dim))
+        self.wrong = instead == "wrong"
+        token = 0.02 * torch.randn(1, 1, encoder.dim)
+        if instead == "learned":
+            self.position_token = nn.Parameter(token)
+        else:
+            self.register_buffer("position_token", torch.zeros_like(token), persistent=False)
         dim, depth = decoder_shape(encoder.dim, decoder_dim, decoder_depth)
         blocks = [Block(dim, dim // HEAD_DIM, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth)]
         self.decoder = nn.Sequential(
@@ -108,14 +116,21 @@ class DropPos(PretextTask):
         image, patches = apply_view(self.view, image, view), self.encoder.num_patches
         order = shuffle(draw.uniform((len(image), patches), step.generator), self.num_hidden)
         lost = random_mask(draw.uniform(tuple(order.visible.shape), step.generator), self.num_lost)
-        return Puzzle(image, Shuffle(*(part.to(image.device) for part in order)), lost.to(image.device))
+        told = None
+        if self.wrong:
+            trade = draw.uniform(tuple(lost.shape), step.generator)
+            told = traded(order.visible, lost, trade, self.num_lost).to(image.device)
+        return Puzzle(image, Shuffle(*(part.to(image.device) for part in order)), lost.to(image.device), told)
 
     def answers(self, puzzle: Puzzle) -> Float[Tensor, "batch visible places"]:
         """For each visible patch how likely it is to belong to each place, as logits."""
         model: Any = self.encoder.model
         visible, count = puzzle.order.visible, self.encoder.num_patches
         positions = model.pos_embed[0, -count:]
-        position = torch.where(puzzle.lost[..., None], self.position_token, positions[visible])
+        if puzzle.told is None:
+            position = torch.where(puzzle.lost[..., None], self.position_token, positions[visible])
+        else:
+            position = positions[puzzle.told]
         patches = take(self.encoder.contents(puzzle.image), visible) + position
         names = ("cls_token", "reg_token")
         prefix = torch.cat(
@@ -193,3 +208,15 @@ class DropPos(PretextTask):
 
     def chance(self, batch_size: int) -> dict[str, float]:
         return {"position": log(self.encoder.num_patches)}
+
+
+def traded(
+    place: Int[Tensor, "batch visible"],
+    lost: Bool[Tensor, "batch visible"],
+    noise: Float[Tensor, "batch visible"],
+    num_lost: int,
+) -> Int[Tensor, "batch visible"]:
+    """The places, those that are lost exchanged among one another: the first has that with the least noise, ..."""
+    to = (~lost).byte().argsort(dim=1, stable=True)[:, :num_lost]
+    source = noise.masked_fill(~lost, 2).argsort(dim=1)[:, :num_lost]
+    return place.scatter(1, to, place.gather(1, source))
