@@ -127,7 +127,7 @@ def test_ldam_is_a_weighted_mean_of_scaled_margins(weighted):
     for row, true in enumerate(label.tolist()):
         logits = [30 * (value - margins[true] * (k == true)) for k, value in enumerate(cosines[row].tolist())]
         total, below = total + weight[true] * surprise(logits, true), below + weight[true]
-    found = ldam(cosines, label, torch.tensor(count), torch.tensor(weight).double() if weighted else None)
+    found = ldam(cosines, label, torch.tensor(count), torch.tensor(weight) if weighted else None)
     assert found.item() == pytest.approx(total / below, rel=1e-9)
     assert ldam(cosines, label, torch.tensor([100, 16, 0, 50])).isfinite()
 
@@ -139,7 +139,7 @@ def test_focal_is_a_plain_mean_of_weighted_terms(gamma):
     for row, true in enumerate(label.tolist()):
         own = weight[true] * surprise(logits[row].tolist(), true)
         total += (1 - math.exp(-own)) ** gamma * own
-    found = focal(logits, label, torch.tensor(weight).double(), gamma)
+    found = focal(logits, label, torch.tensor(weight), gamma)  # as effective_weights gives them
     assert found.item() == pytest.approx(total / len(label), rel=1e-9)
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pretask.objectives.contrastive import single
+
 
 class NormedLinear(nn.Module):
     """The cosine of the features with a row of each class, times nothing.
@@ -50,9 +52,11 @@ def ldam(
         largest: margin of the rarest class.
         scale: of the logits.
     """
+    cosines = single(cosines)
     margin = count.clamp(min=1).to(cosines.dtype) ** -0.25
     margin = margin * (largest / margin.max())
     less = margin[label, None] * F.one_hot(label, len(count))
+    weight = None if weight is None else weight.to(cosines)
     return F.cross_entropy(scale * (cosines - less), label, weight=weight)
 
 
@@ -70,6 +74,8 @@ def focal(
         weight: of each class.
         gamma: how much less a sample counts that is known; 0 is the cross-entropy.
     """
+    logits = single(logits)
+    weight = None if weight is None else weight.to(logits)
     surprise = F.cross_entropy(logits, label, weight=weight, reduction="none")
     return ((1 - (-surprise).exp()) ** gamma * surprise).mean()
 
