@@ -102,6 +102,10 @@ def test_soft_encoding(neighbours, sigma, monkeypatch):
     expected = naive_encode(points, centres.tolist(), neighbours, sigma)
     found = dense(weight, which, len(centres)).permute(0, 2, 3, 1).reshape(30, -1)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    exact = colour.soft_encode(ab.double(), centres.double(), neighbours, sigma)
+    assert torch.equal(exact[1], which) and (exact[0] - weight).abs().max() < 1e-4
+    sums = np.sort(expected, axis=1)[:, ::-1][:, :neighbours]
+    np.testing.assert_allclose(exact[0].permute(0, 2, 3, 1).reshape(30, -1), sums, atol=1e-12)
     assert weight.shape == which.shape == (2, neighbours, 3, 5)
     assert (weight[:, 0] >= weight[:, -1]).all(), "the nearest colour comes first"
 
@@ -116,6 +120,8 @@ def test_annealed_mean_lies_between_mean_and_mode():
                 products = zip(power, centres[:, c].tolist(), strict=True)
                 expected[b, c, y, x] = sum(p * v for p, v in products) / sum(power)
         np.testing.assert_allclose(colour.annealed_mean(logits, centres, temperature), expected, atol=1e-3)
+        exact = colour.annealed_mean(logits.double(), centres.double(), temperature)
+        np.testing.assert_allclose(exact, expected, atol=1e-10)
     mode = centres[logits.argmax(1)].permute(0, 3, 1, 2)
     torch.testing.assert_close(colour.annealed_mean(logits, centres, 1e-7), mode, atol=0.1, rtol=0)
 

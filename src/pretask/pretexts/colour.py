@@ -46,6 +46,11 @@ def lab_to_rgb(lab: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"
     return torch.where(linear > 0.0031308, bright, 12.92 * linear).clamp(0, 1)
 
 
+def single(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @lru_cache(maxsize=4)
 def palette(spacing: int = 10) -> Float[Tensor, "colours 2"]:
     """The ab grid points that are nearest to some 8-bit sRGB colour, ordered by a, then b; 261 at spacing 10.
@@ -90,7 +95,8 @@ def soft_encode(
     The paper says 5 neighbours, its code uses 10. Kept sparse: a loss gathers what it needs.
     """
     batch, _, height, width = ab.shape
-    distance, index = nearest_colours(ab.float().permute(0, 2, 3, 1).reshape(-1, 2), colours, neighbours)
+    pixels = single(ab).permute(0, 2, 3, 1).reshape(-1, 2)
+    distance, index = nearest_colours(pixels, colours.to(pixels), neighbours)
     weight = torch.softmax(-distance / (2 * sigma**2), dim=1)  # = the Gaussians over their sum
     shape = (batch, height, width, neighbours)
     return weight.view(shape).permute(0, 3, 1, 2), index.view(shape).permute(0, 3, 1, 2)
@@ -100,7 +106,8 @@ def annealed_mean(
     logits: Float[Tensor, "batch colours h w"], colours: Float[Tensor, "colours 2"], temperature: float = 0.38
 ) -> Float[Tensor, "batch 2 h w"]:
     """The mean colour of softmax(logits / T): T = 1 is the mean, T to 0 the mode (equation 5)."""
-    return torch.einsum("bqhw,qc->bchw", (logits.float() / temperature).softmax(1), colours)
+    share = (single(logits) / temperature).softmax(1)
+    return torch.einsum("bqhw,qc->bchw", share, colours.to(share))
 
 
 def smooth(
