@@ -74,6 +74,22 @@ def test_every_token_is_asked_for_its_place():
     assert loss.item() == pytest.approx(math.log(64), abs=0.3)
 
 
+def test_patches_of_one_colour_are_counted_apart():
+    """Black pictures with one patch each that can be told: half of these are placed, of the plain ones none."""
+    task = make(crop_scale=(1.0, 1.0))
+    image = torch.zeros(2, 3, 32, 32)
+    image[:, 1, 8:12, 4:8] = torch.rand(4, 4, generator=torch.Generator().manual_seed(1))
+    puzzle = Puzzle(image, torch.arange(32).expand(2, -1))
+    said = torch.zeros(2, 64, 64)
+    said[:, :, 63] = 1.0
+    said[0, 2 * 8 + 1, 2 * 8 + 1] = 2.0
+    task.puzzle, task.answers = lambda *_: puzzle, lambda _: said
+    step = Step.at()
+    task.loss({}, step)
+    assert step.metrics["position_accuracy_varied"] == 0.5
+    assert step.metrics["position_accuracy"].item() == pytest.approx(3 / 128)
+
+
 def test_positions_are_zero_and_do_not_learn():
     task = make()
     position = task.encoder.model.pos_embed

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pretask.data.batch import require
@@ -24,6 +24,8 @@ from pretask.pretexts.masks import shuffle, take
 from pretask.pretexts.views import SMALL_IMAGE, apply_view, draw_view, mae_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
+
+PLAIN = 1e-4  # largest difference of a channel within a patch of one colour: resampling rounds
 
 
 class Puzzle(NamedTuple):
@@ -91,9 +93,12 @@ class MP3(PretextTask):
         return self.head(model.norm(x))
 
     def loss(self, batch: Batch, step: Step) -> Losses:
-        logits = self.answers(self.puzzle(batch, step))
+        puzzle = self.puzzle(batch, step)
+        logits = self.answers(puzzle)
         truth = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
-        step.metrics["position_accuracy"] = (logits.argmax(-1) == truth).float().mean()
+        right, seen = (logits.argmax(-1) == truth).float(), varied(puzzle.image, self.encoder.patch_size)
+        step.metrics["position_accuracy"] = right.mean()
+        step.metrics["position_accuracy_varied"] = (right * seen).sum() / seen.sum().clamp(min=1)
         return {"position": F.cross_entropy(logits.flatten(0, 1), truth.flatten())}
 
     def question(self, batch: Batch, step: Step) -> Question:
@@ -130,3 +135,9 @@ class MP3(PretextTask):
 
     def chance(self, batch_size: int) -> dict[str, float]:
         return {"position": log(self.encoder.num_patches)}
+
+
+def varied(image: Float[Tensor, "batch chans h w"], patch: int) -> Bool[Tensor, "batch patches"]:
+    """Which patches are not of one colour: nobody can place these where the background is plain."""
+    pixels = patchify(image, patch).unflatten(2, (-1, image.shape[1]))
+    return (pixels.amax(2) - pixels.amin(2)).amax(2) > PLAIN
