@@ -58,3 +58,4 @@ def test_positions_are_relative(task):
 def test_it_shares_all_but_the_optimisation_with_its_heirs():
     assert BEiT.loss is MOODv2.loss is MOOD.loss
     assert (BEiT.recipe.lr, BEiT.recipe.batch_size, BEiT.recipe.betas) == (1.5e-3, 2048, (0.9, 0.999))
+    assert all(kind.recipe.warmup_arrives for kind in (BEiT, MOODv2, MOOD))

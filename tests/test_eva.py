@@ -141,6 +141,32 @@ def test_the_optimiser_is_the_official_one():
     assert (recipe.betas, recipe.eps, recipe.clip) == ((0.9, 0.98), 1e-6, 3.0)
 
 
+def test_the_rate_is_the_official_one_at_each_epoch():
+    """150 epochs of 10 steps: linear to 1e-3 in 2 of them, then a cosine that ends on 1e-5; whatever the batch."""
+    schedule = make_plan(EVA.recipe, 640, batch_size=64, epochs=150).schedule(EVA.recipe)
+    for index in (0, 7, 19, 20, 600, 1499):
+        cosine = 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * (index - 20) / 1480)) / 2
+        expected = 1e-3 * index / 19 if index < 20 else cosine
+        assert schedule.peak * schedule.shape(index) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_first_layers_gradient_is_that_of_a_mixture_with_what_has_none():
+    """The official `stop_grad_conv1`: 0.9 x without gradient + 0.1 x behind the first layer."""
+
+    def gradients(task):
+        task.loss(batch(), Step.at(seed=1))["features"].backward()
+        task.after_backward(Step.at())
+        return {name: p.grad for name, p in task.encoder.named_parameters()}
+
+    held, mixed, free = make(first_gradient=0.1), make(), gradients(make())
+    layer = mixed.encoder.model.patch_embed.proj
+    layer.register_forward_hook(lambda _, inputs, x: 0.9 * x.detach() + 0.1 * x)
+    found, expected = gradients(held), gradients(mixed)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+    assert not torch.allclose(found["model.patch_embed.proj.weight"], free["model.patch_embed.proj.weight"])
+
+
 def test_timms_own_eva_is_refused():
     own = build_encoder("eva_giant_patch14_224:depth=1,embed_dim=32,num_heads=2", image_size=32, patch_size=4)
     with pytest.raises(UsageError, match="vit_giant"):

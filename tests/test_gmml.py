@@ -1,5 +1,6 @@
 """GMML's groups, fills and loss against loops."""
 
+import math
 from dataclasses import replace
 from itertools import chain, islice
 
@@ -11,6 +12,7 @@ from pretask.errors import UsageError
 from pretask.methods.image.gmml import GMML
 from pretask.pretexts.groups import ROUND, draw_groups, group_mask, reach
 from pretask.task import Step
+from pretask.training.plan import make_plan
 
 VIT = "vit_tiny_patch16_224:depth=4,embed_dim=32,num_heads=2"
 
@@ -195,6 +197,15 @@ def test_the_class_token_starts_as_in_the_official_code_unless_it_was_trained():
     trained.pretrained = True
     assert GMML(fresh).encoder.model.cls_token.std().item() == pytest.approx(0.02, rel=0.15)
     assert GMML(trained).encoder.model.cls_token.std() < 1e-4
+
+
+def test_the_rate_is_the_official_one_at_each_epoch():
+    """800 epochs of 10 steps: linear to 5e-4 in 10 of them, then a cosine that ends on 1e-6."""
+    schedule = make_plan(GMML.recipe, 2560, batch_size=256, epochs=800).schedule(GMML.recipe)
+    for index in (0, 20, 99, 100, 5000, 7999):
+        cosine = 1e-6 + (5e-4 - 1e-6) * (1 + math.cos(math.pi * (index - 100) / 7900)) / 2
+        expected = 5e-4 * index / 99 if index < 100 else cosine
+        assert schedule.peak * schedule.shape(index) == pytest.approx(expected, rel=1e-6)
 
 
 def test_each_parameters_gradient_is_clipped_at_three():

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torchvision.transforms.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 import tiny
 from pretask.catalog import find
@@ -19,6 +20,8 @@ from pretask.errors import DataError, UsageError
 from pretask.methods.image.moodv2 import MOODv2
 from pretask.objectives.reconstruction import patchify
 from pretask.pretexts.masks import draw_blocks
+from pretask.pretexts.resample import crop
+from pretask.pretexts.views import draw_view
 from pretask.studies.bench import Bench
 from pretask.studies.claim import find_claim
 from pretask.task import Step
@@ -85,6 +88,25 @@ def test_words_are_those_of_the_uncovered_crop():
     assert torch.equal(word, torch.cdist(patches, task.codebook.centres).argmin(2))
     blind = task.cover(view, hidden, torch.zeros(1, 1, 48))
     assert not torch.equal(task.codebook(task.describe(blind))[hidden], word[hidden])
+
+
+def test_colours_change_before_the_crop():
+    """As in the official code: contrast is about the mean of the whole picture."""
+    task, batch = make(), tiny.images(4)
+    drawn = draw_view(task.view, 4, Step.at().generator, batch["size"])
+    pictures = []
+    for picture, order, factors in zip(batch["image"] / 255, drawn.order, drawn.factors, strict=True):
+        for kind in order.tolist():
+            if kind < 3:
+                change = (adjust_brightness, adjust_contrast, adjust_saturation)[kind]
+                picture = change(picture, float(factors[kind]))
+        pictures.append(picture)
+    expected = crop(torch.stack(pictures), drawn.box, drawn.flip, 32, "bicubic")
+    given = batch["image"].clone()
+    torch.testing.assert_close(task.crop(batch, Step.at().generator), expected, atol=1e-4, rtol=0)
+    assert torch.equal(batch["image"], given)
+    plain = crop(batch["image"], drawn.box, drawn.flip, 32, "bicubic")
+    torch.testing.assert_close(make(jitter=0.0).crop(batch, Step.at().generator), plain)
 
 
 def test_words_look_like_the_mean_of_their_patches():

@@ -30,7 +30,7 @@ class BEiT(MOODv2):
 
     recipe = Recipe(
         "adamw", lr=1.5e-3, lr_batch=2048, batch_size=2048, epochs=800, weight_decay=0.05, betas=(0.9, 0.999),
-        warmup=10 / 800, final_lr=1e-5 / 1.5e-3, clip=3.0,
+        warmup=10 / 800, warmup_arrives=True, final_lr=1e-5 / 1.5e-3, clip=3.0,
         undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 

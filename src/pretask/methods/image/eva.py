@@ -1,9 +1,9 @@
 """EVA: what does a model of pictures and words see in the covered patches? (Fang et al., CVPR 2023)
 
-The released code has no target but CLIP's features; the paper also tries features without masking. Pixels
-stand in where no teacher is named. Not here: tokens made of CLIP's features as a target, the gradient held back
-at the first layer, the variant with a decoder (EVA-L), and the validation loss, whose mask is every second patch.
-The rate of 1e-3 is for 4096 samples, and absolute in the released code; here it is scaled for other batches.
+The released code has no target but CLIP's features; the paper also tries features without masking, and tokens made
+of them, for which `beit` and `moodv2` take CLIP as their teacher. Pixels stand in where no teacher is named. Not
+here: the variant with a decoder (EVA-L), and the validation loss, whose mask is every second patch. The rate does not
+depend on the batch, as in the released code.
 """
 
 import torch
@@ -43,6 +43,8 @@ class EVA(PretextTask):
         crop_scale: area of the random crop, as a share of the picture's.
         drop_path: share of samples for which the last block is skipped, less for those before.
         init_std: deviation of the weights it starts with (0.015 for the paper's giant).
+        first_gradient: share of its gradient by which the first layer learns (0.1 with the official
+            `stop_grad_conv1`).
 
     Raises:
         UsageError: a mask that covers nothing or everything, or a timm `eva...`, which cannot be covered.
@@ -50,8 +52,8 @@ class EVA(PretextTask):
 
     encoder: PatchEncoder
     recipe = Recipe(
-        "adamw", lr=1e-3, lr_batch=4096, batch_size=4096, epochs=150, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-6,
-        warmup=2 / 150, final_lr=1e-2, clip=3.0, undecayed=("cls_token", "pos_embed"),
+        "adamw", lr=1e-3, lr_batch=0, batch_size=4096, epochs=150, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-6,
+        warmup=2 / 150, warmup_arrives=True, final_lr=1e-2, clip=3.0, undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +65,7 @@ class EVA(PretextTask):
         crop_scale: tuple[float, float] = (0.2, 1.0),
         drop_path: float = 0.1,
         init_std: float = 0.02,
+        first_gradient: float = 1.0,
     ):
         super().__init__(encoder)
         if isinstance(encoder.model, Eva):
@@ -74,6 +77,7 @@ class EVA(PretextTask):
                 "some must be covered and some not"
             )
         self.everything, self.drop_path, self.depth = everything, drop_path, len(droppable(encoder))
+        self.first_gradient = first_gradient
         self.view = ViewSpec(encoder.image_size, crop_scale, flip=0.5, interpolation="bicubic")
         self.teacher = None if teacher == "pixels" else load_teacher(teacher, encoder.grid, encoder.in_chans)
         self.mask_token = None if everything else nn.Parameter(torch.zeros(1, encoder.dim))
@@ -130,6 +134,12 @@ class EVA(PretextTask):
         likeness = F.cosine_similarity(answer, truth, dim=-1)
         weight = counted.gather(1, places).to(likeness.dtype)
         return {"features": -(likeness * weight).sum() / mean(weight.sum()).clamp(min=1)}
+
+    def after_backward(self, step: Step) -> None:
+        """The first layer's output is s x + (1 - s) x, the second x without gradient."""
+        for parameter in self.encoder.model.patch_embed.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.first_gradient)
 
     def question(self, batch: Batch, step: Step) -> Question:
         """The features of the first covered patch."""

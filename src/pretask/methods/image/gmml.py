@@ -58,7 +58,7 @@ class GMML(PretextTask):
     encoder: PatchEncoder
     recipe = Recipe(
         "adamw", lr=5e-4, batch_size=256, epochs=800, weight_decay=0.04, weight_decay_end=0.4,
-        betas=(0.9, 0.999), warmup=10 / 800, final_lr=1e-6 / 5e-4,
+        betas=(0.9, 0.999), warmup=10 / 800, warmup_arrives=True, final_lr=1e-6 / 5e-4,
     )  # fmt: skip
 
     def __init__(

@@ -4,8 +4,8 @@ The pretext is BEiT's, as in MOODv2 with MOOD's own optimisation; what is new is
 of features of length 1 from one Gaussian over all that is known, labels or not. `pretask evaluate RUN --protocol
 ood` and `--protocol one-class` print it as `one-gaussian`, beside the scores it is compared with, and judge these
 as the official code does. The discrete tokenizer is a k-means codebook here. What is known is seen as tests are,
-where the official code learns its Gaussian from augmented pictures. The rate is stated there for a batch of 64 on
-each GPU, however many; here for 256.
+where the official code learns its Gaussian from augmented pictures. The rate does not depend on the batch, of 64
+pictures on each of some GPUs there.
 """
 
 from dataclasses import replace
@@ -36,8 +36,8 @@ class MOOD(MOODv2):
     """
 
     recipe = Recipe(
-        "adamw", lr=5e-4, batch_size=256, epochs=300, weight_decay=0.05, betas=(0.9, 0.999), warmup=5 / 300,
-        final_lr=1e-5 / 5e-4, undecayed=("cls_token", "pos_embed"),
+        "adamw", lr=5e-4, lr_batch=0, batch_size=256, epochs=300, weight_decay=0.05, betas=(0.9, 0.999),
+        warmup=5 / 300, warmup_arrives=True, final_lr=1e-5 / 5e-4, undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
     def __init__(

@@ -3,20 +3,20 @@
 Blocks of patches are replaced by a mask token; a frozen codebook names what was there; cross-entropy over
 all hidden patches of the batch. What it is for is judged by `pretask evaluate RUN --protocol ood`. That shows the
 middle square of each picture, normalised as in training; the paper's benchmark squashes whole pictures to a square
-(`--read fit=squash`), and normalises them by 0.5 and 0.5 for every backbone. Colours change after the crop here, and
-before it there.
+(`--read fit=squash`), and normalises them by 0.5 and 0.5 for every backbone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pretask.data.batch import require
+from pretask.data.batch import require, to_float
 from pretask.encoders.beit import small_, start_as_beit
 from pretask.encoders.codebook import Codebook
 from pretask.encoders.drop_path import droppable, dropping_some
@@ -26,7 +26,7 @@ from pretask.errors import DataError, UsageError
 from pretask.objectives.distributed import gather, mean
 from pretask.objectives.reconstruction import painted, patchify
 from pretask.pretexts.masks import draw_blocks, take
-from pretask.pretexts.views import ViewSpec, apply_view, draw_view
+from pretask.pretexts.views import ViewSpec, apply_view, draw_view, recolour
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
@@ -59,7 +59,7 @@ class MOODv2(PretextTask):
     looks: Float[Tensor, "words values"]
     recipe = Recipe(
         "adamw", lr=1.5e-3, lr_batch=2048, batch_size=2048, epochs=1600, weight_decay=0.05,
-        betas=(0.9, 0.999), warmup=10 / 1600, final_lr=1e-5 / 1.5e-3, clip=3.0,
+        betas=(0.9, 0.999), warmup=10 / 1600, warmup_arrives=True, final_lr=1e-5 / 1.5e-3, clip=3.0,
         undecayed=("cls_token", "pos_embed"),
     )  # fmt: skip
 
@@ -100,8 +100,12 @@ class MOODv2(PretextTask):
             start_as_beit(encoder)
 
     def crop(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "batch chans h w"]:
+        """Crops of pictures whose colours changed before, so that contrast changes about the whole picture's mean."""
         image = require(batch, "image", 4)
-        return apply_view(self.view, image, draw_view(self.view, len(image), generator, batch.get("size")))
+        view = draw_view(self.view, len(image), generator, batch.get("size")).to(image.device)
+        if self.view.jitter:
+            image = recolour(self.view, to_float(image).clone(), view)
+        return apply_view(replace(self.view, jitter=0.0), image, view)
 
     @torch.no_grad()
     def describe(self, view: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch patches features"]:
