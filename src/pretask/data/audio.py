@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import zipfile
-from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +19,7 @@ from pretask.data.dataset import Dataset, Skipped, check_broken, name_skipped, p
 from pretask.data.decode import memory_budget, threads
 from pretask.data.formats import Broken, reasons
 from pretask.data.gather import Cache, chosen, fifth
-from pretask.data.layout import encode_labels, hidden, read_layout, walk
+from pretask.data.layout import empty, encode_labels, read_layout, sift, walk, walk_zip
 from pretask.data.lists import LABELS, PATHS
 from pretask.data.music import KEYS, Tracks
 from pretask.data.sounds import EXTENSIONS, Facts, Parts, keep, measure
@@ -37,6 +34,7 @@ SONG_SHARE = 4  # of the embedded pieces of each key every fourth is for testing
 MOST_WORKERS = 8
 TABLES = (".csv", ".tsv")
 SOUNDS = ("audio", "sound", "wave", "waveform", "x", "X", "data", "arr_0")
+RECORDINGS = EXTENSIONS | {".npy"}
 ACCEPTED = (
     f"accepted are a folder or .zip of recordings ({' '.join(sorted(EXTENSIONS))} .npy; in class folders or "
     "not, below train/val/test or not, or with a .csv of labels beside them), such a table, one recording, an "
@@ -255,15 +253,14 @@ def from_folder(root: Path, label: str | None) -> Source:
         DataError: there are none.
     """
     everything = sorted(walk(root))
-    names = sift(everything)
+    names, ignored = sift(everything, RECORDINGS)
     zips = [name for name in everything if name.lower().endswith(".zip")]
     if names:
-        others = Counter(Path(name).suffix.lower() for name in set(everything) - set(names))
-        found = Source(str(root), Files(root, names), *read_layout(names), dict(others.most_common()))
+        found = Source(str(root), Files(root, names), *read_layout(names), ignored)
     elif len(zips) == 1:
         found = from_zip(root / zips[0])
     else:
-        raise DataError(f"{root} holds no recordings; {ACCEPTED}")
+        raise empty(root, "recordings", RECORDINGS, ignored, ACCEPTED)
     for name in everything:
         if Path(name).suffix.lower() in TABLES and os.sep not in name and found.targets is None:
             found = labelled(found, root / name, label)
@@ -280,19 +277,10 @@ def from_zip(path: Path) -> Source:
     Raises:
         DataError: it is damaged or has none.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    names = sift(sorted(name for name in members if not any(map(hidden, name.split("/")))))
+    names, ignored = sift(walk_zip(path), RECORDINGS)
     if not names:
-        raise DataError(f"{path} holds no recordings; {ACCEPTED}")
-    return Source(str(path), Zip(path, names), *read_layout(names))
-
-
-def sift(names: Iterable[str]) -> list[str]:
-    return [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS | {".npy"}]
+        raise empty(path, "recordings", RECORDINGS, ignored, ACCEPTED)
+    return Source(str(path), Zip(path, names), *read_layout(names), ignored)
 
 
 def labelled(found: Source, table: Path, label: str | None, only: bool = False) -> Source:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from torch import Tensor
 from pretask.data.arrays import CLASSES, LABELS, by_split
 from pretask.data.clouds import DECODERS, FEATURES, NORMALS, POINTS, Cloud, arrays_in, cloud_of
 from pretask.data.formats import Broken, reasons
-from pretask.data.layout import encode_labels, hidden, read_layout, walk
+from pretask.data.layout import empty, encode_labels, read_layout, sift, walk, walk_zip
 from pretask.data.solids import solids
 from pretask.data.source import Source
 from pretask.data.stores import Files, Zip
@@ -102,11 +99,11 @@ def from_folder(root: Path, window: int) -> Source:
     Raises:
         DataError: there are none.
     """
-    names, ignored = sift(walk(root))
+    names, ignored = sift(walk(root), DECODERS)
     if len(names) == 1 and names[0].lower().endswith(".npz"):
         return from_stack(root / names[0], window)
     if not names:
-        raise empty(root, ignored)
+        raise empty(root, "point clouds", DECODERS, ignored, ACCEPTED)
     return Source(str(root), Files(root, names), *read_layout(names), ignored)
 
 
@@ -116,33 +113,10 @@ def from_zip(path: Path) -> Source:
     Raises:
         DataError: it is damaged or has no clouds.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    names, ignored = sift(name for name in members if not any(map(hidden, name.split("/"))))
+    names, ignored = sift(walk_zip(path), DECODERS)
     if not names:
-        raise empty(path, ignored)
+        raise empty(path, "point clouds", DECODERS, ignored, ACCEPTED)
     return Source(str(path), Zip(path, names), *read_layout(names), ignored)
-
-
-def sift(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
-    """The clouds' names, sorted, and how many other files there are by extension."""
-    chosen: list[str] = []
-    others: Counter[str] = Counter()
-    for name in names:
-        extension = os.path.splitext(name)[1].lower()
-        if extension in DECODERS:
-            chosen.append(name)
-        else:
-            others[extension or "no extension"] += 1
-    return sorted(chosen), dict(others.most_common())
-
-
-def empty(where: Path, ignored: dict[str, int]) -> DataError:
-    there = ", ".join(f"{count} {extension}" for extension, count in ignored.items()) or "no files at all"
-    return DataError(f"{where} holds no point clouds (found: {there}); {ACCEPTED}")
 
 
 def from_stack(path: Path, window: int) -> Source:

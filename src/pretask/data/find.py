@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from pretask.data.arrays import from_arrays, from_npy, from_npz
 from pretask.data.embedded import EMBEDDED
 from pretask.data.formats import EXTENSIONS
 from pretask.data.items import from_items, from_torchvision
-from pretask.data.layout import hidden, read_layout, walk
+from pretask.data.layout import empty, read_layout, sift, walk, walk_zip
 from pretask.data.lists import from_list
 from pretask.data.masks import Masks, pair
 from pretask.data.shards import expand, from_shards
@@ -80,13 +78,13 @@ def from_folder(root: Path) -> Source:
         DataError: there are none.
     """
     everything = list(walk(root))
-    names, ignored = sift(everything)
+    names, ignored = sift(everything, EXTENSIONS)
     if names:
         return with_masks(str(root), names, ignored, lambda some: Files(root, some))
     for suffixes, reader in ((SUFFIXES, from_tables), ((".tar",), lambda _, p: from_shards(str(root), p))):
         if paths := [root / name for name in sorted(everything) if name.lower().endswith(suffixes)]:
             return reader(root, paths)
-    raise empty(root, ignored)
+    raise empty(root, "pictures", EXTENSIONS, ignored, ACCEPTED)
 
 
 def from_zip(path: Path) -> Source:
@@ -95,14 +93,9 @@ def from_zip(path: Path) -> Source:
     Raises:
         DataError: it is damaged or has no pictures.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    names, ignored = sift(name for name in members if not any(map(hidden, name.split("/"))))
+    names, ignored = sift(walk_zip(path), EXTENSIONS)
     if not names:
-        raise empty(path, ignored)
+        raise empty(path, "pictures", EXTENSIONS, ignored, ACCEPTED)
     return with_masks(str(path), names, ignored, lambda some: Zip(path, some))
 
 
@@ -128,23 +121,3 @@ READERS: dict[str, Callable[[Path, int | None], Source]] = {
     **dict.fromkeys((".txt", ".csv", ".tsv"), lambda path, _: from_list(path)),
     **dict.fromkeys(SUFFIXES, lambda path, _: from_tables(path, [path])),
 }
-
-
-def sift(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
-    """The pictures' names, sorted, and how many other files there are by extension."""
-    chosen: list[str] = []
-    others: Counter[str] = Counter()
-    for name in names:
-        extension = os.path.splitext(name)[1].lower()
-        if extension in EXTENSIONS:
-            chosen.append(name)
-        else:
-            others[extension or "no extension"] += 1
-    return sorted(chosen), dict(others.most_common())
-
-
-def empty(where: Path, ignored: dict[str, int]) -> DataError:
-    there = ", ".join(f"{count} {extension}" for extension, count in ignored.items()) or "no files at all"
-    return DataError(
-        f"{where} holds no pictures (found: {there}; looked for: {' '.join(sorted(EXTENSIONS))}); {ACCEPTED}"
-    )

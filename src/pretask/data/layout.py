@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from pretask.errors import DataError
 
 UNLABELLED = -1
 SPLITS = {
@@ -52,8 +56,44 @@ def walk(root: Path) -> Iterator[str]:
                 yield name if inside == "." else os.path.join(inside, name)
 
 
+def walk_zip(path: Path) -> list[str]:
+    """Names of all files in a zip but hidden ones.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return [name for name in names if not any(map(hidden, name.split("/")))]
+
+
 def hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
+
+
+def sift(names: Iterable[str], extensions: Collection[str]) -> tuple[list[str], dict[str, int]]:
+    """The names with one of these extensions, sorted, and how many others there are by theirs."""
+    chosen: list[str] = []
+    others: Counter[str] = Counter()
+    for name in names:
+        extension = os.path.splitext(name)[1].lower()
+        if extension in extensions:
+            chosen.append(name)
+        else:
+            others[extension or "no extension"] += 1
+    return sorted(chosen), dict(others.most_common())
+
+
+def empty(
+    where: Path, what: str, extensions: Collection[str], ignored: dict[str, int], accepted: str
+) -> DataError:
+    """An error that tells what is there instead."""
+    there = ", ".join(f"{count} {extension}" for extension, count in ignored.items()) or "no files at all"
+    wanted = " ".join(sorted(extensions))
+    return DataError(f"{where} holds no {what} (found: {there}; looked for: {wanted}); {accepted}")
 
 
 def read_layout(names: Sequence[str]) -> Layout:

@@ -18,12 +18,11 @@ from pretask.data.arrays import CLASSES, LABELS, by_split
 from pretask.data.dataset import Dataset, Skipped, check_broken, name_skipped, part_of, spread
 from pretask.data.decode import PROBED, memory_budget, threads
 from pretask.data.films import SUFFIXES, Files, Film, Films, Folders, Stack
-from pretask.data.find import sift
 from pretask.data.footage import Clips, Decoded, Drawn, Footage, hold
-from pretask.data.formats import Broken
+from pretask.data.formats import EXTENSIONS, Broken
 from pretask.data.gather import Cache, chosen, fifth
 from pretask.data.images import MOST_WORKERS, Wishes, choose_canvas, default_side
-from pretask.data.layout import encode_labels, read_layout, walk
+from pretask.data.layout import empty, encode_labels, read_layout, sift, walk
 from pretask.data.moving import MOTIONS, draw_scenes, sprites
 from pretask.data.pictures import Canvas
 from pretask.errors import DataError, UsageError
@@ -216,9 +215,9 @@ def find_films(source: Any) -> Found:
         videos = [name for name in names if name.lower().endswith(SUFFIXES)]
         if videos:
             return Found(str(path), Files(path, videos), *read_layout(videos))
-        pictures = sift(names)[0]
+        pictures, others = sift(names, EXTENSIONS)
         if not pictures:
-            raise DataError(f"{path} holds no videos; {ACCEPTED}")
+            raise empty(path, "videos", SUFFIXES, others, ACCEPTED)
         folders = Folders(path, pictures)
         return Found(str(path), folders, *read_layout(folders.names))
     if not path.is_file():
