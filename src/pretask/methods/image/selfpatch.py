@@ -3,7 +3,8 @@
 As in the official code neighbours wrap around the picture's borders, a patch itself is not in its target, and
 the teacher sees local crops too. The backbone's last norm takes no part in learning, and yet what is judged goes
 through it, without a scale or shift that was learned: with `final_norm=false` in the encoder's name it is the
-blocks' own features, as in the official dense evaluations. The aggregated class token is not judged.
+blocks' own features, as in the official dense evaluations. The aggregated class token is not judged. The recipe has
+the paper's 200 epochs, which are not the code's default.
 """
 
 from dataclasses import replace
