@@ -48,6 +48,11 @@ def to_float(image: Tensor) -> Tensor:
     return image.float().div_(255) if image.dtype.is_floating_point is False else image
 
 
+def single(x: Tensor) -> Tensor:
+    """In float32 at least, where half precision is too coarse."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def require(batch: Batch, key: str, ndim: int) -> Tensor:
     """The batch's entry `key` with its number of dimensions checked.
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pretask.data.batch import single as single
 from pretask.objectives.chunks import PRODUCT, row_parts
 from pretask.objectives.distributed import gather, rank
 
@@ -84,13 +85,8 @@ def log_sum_exp(
         return LogSumExp.apply(queries, keys, weight, skip, extra)
 
 
-def single(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """In float32 at least: similarities of half precision are too coarse to divide by a temperature."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def unit(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """Rows of length 1, in float32 at least."""
+    """Rows of length 1, in float32 at least: of half precision they are too coarse to divide by a temperature."""
     return F.normalize(single(x), dim=-1)
 
 

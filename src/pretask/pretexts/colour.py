@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pretask.data.batch import single
+
 RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 XYZ_TO_RGB = torch.tensor(RGB_TO_XYZ, dtype=torch.float64).inverse().tolist()
 WHITE = (0.95047, 1.0, 1.08883)
@@ -44,11 +46,6 @@ def lab_to_rgb(lab: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"
     linear = mix(XYZ_TO_RGB, xyz)
     bright = 1.055 * linear.clamp_min(0.003) ** (1 / 2.4) - 0.055
     return torch.where(linear > 0.0031308, bright, 12.92 * linear).clamp(0, 1)
-
-
-def single(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 @lru_cache(maxsize=4)
