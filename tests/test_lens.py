@@ -120,8 +120,11 @@ class TestPlayers:
         assert torch.equal(least_likely(logits), logits.softmax(1).argmin(1))
         assert not least_likely(logits).requires_grad
 
-    @pytest.mark.parametrize("wrap", [Lens, FGSM])
+    @pytest.mark.parametrize(
+        "wrap", [Lens, FGSM, lambda task: Joint({"a": task, "b": Rotation(task.encoder)})]
+    )
     def test_what_the_task_holds_at_its_peak_stays_held(self, wrap):
+        """Within a lens, the attack or beside another task."""
         task = seeded(lambda: wrap(SimSiam(tiny.encoder("grid"))))
         learner = make_learners(task, make_plan(task.recipe, 100, max_steps=10), 0)
         groups = next(iter(learner.values())).optimiser.param_groups

@@ -1,6 +1,8 @@
 """The optimisation a paper used, as data. `training.plan` scales it to the run at hand."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -68,3 +70,17 @@ class Recipe:
     vector_lr: float | None = None
     held: tuple[str, ...] = ()
     tasks: int = 0
+
+    def below(self, module: str) -> Recipe:
+        """The recipe where its task is a module of another task's: beginnings of names are those there. The encoder,
+        which both tasks hold, keeps its name."""
+
+        def there(name: str) -> str:
+            return name if name.startswith("encoder.") else f"{module}.{name}"
+
+        return replace(
+            self,
+            held=tuple(map(there, self.held)),
+            groups=tuple((there(name), rate) for name, rate in self.groups),
+            decays=tuple((there(name), decay) for name, decay in self.decays),
+        )

@@ -24,7 +24,7 @@ class Joint(PretextTask):
     """
 
     def __init__(self, tasks: dict[str, PretextTask], balance: Literal["sum", "pareto"] = "sum"):
-        first = next(iter(tasks.values()))
+        leader, first = next(iter(tasks.items()))
         if any(task.encoder is not first.encoder for task in tasks.values()):
             raise UsageError("joint tasks must share one encoder")
         apart = next((name for name, task in tasks.items() if task.players or task.stages), None)
@@ -32,7 +32,7 @@ class Joint(PretextTask):
             raise UsageError(f"{apart} has players or stages of its own: it cannot be trained jointly")
         super().__init__(first.encoder)
         self.tasks = nn.ModuleDict(tasks)
-        self.recipe, self.balance = first.recipe, balance
+        self.recipe, self.balance = first.recipe.below(f"tasks.{leader}"), balance
         self.weights = {
             f"{name}/{term}": weight for name, task in tasks.items() for term, weight in task.weights.items()
         }

@@ -83,11 +83,7 @@ class Wrapper(PretextTask):
             )
         super().__init__(base.encoder)
         self.base = base
-        self.recipe = replace(
-            base.recipe,
-            held=tuple(f"base.{name}" for name in base.recipe.held),
-            decays=tuple((f"base.{name}", decay) for name, decay in base.recipe.decays),
-        )
+        self.recipe = base.recipe.below("base")
 
     @property
     def inner(self) -> ImageEncoder:
