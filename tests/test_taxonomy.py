@@ -20,6 +20,7 @@ class TestTaxonomy:
             "mae",
             "simmim",
             "hiera",
+            "data2vec",
         }
         assert all(r.year < 2019 for r in taxonomy.select(["year<2019"]))
 

@@ -102,8 +102,12 @@ RECORDS = tuple(
          "squared error", "Hiera", "84.5 fine-tuned (B)"),
         ("beit", "masked, tokens", 2022, "codes of hidden patches", "none", "none", 0.4, "1",
          "cross-entropy", "ViT", "83.2 fine-tuned (ViT-B)"),
+        ("maskfeat", "masked, features", 2022, "gradient histograms of hidden patches", "none", "none", 0.4, "1",
+         "squared error", "ViT", "84.0 fine-tuned (ViT-B)"),
         ("eva", "masked, features", 2023, "features of a frozen network", "none", "none", 0.4, "1",
          "cosine", "ViT", ""),
+        ("data2vec", "masked, features", 2022, "a teacher's features of hidden patches", "none",
+         "stop-gradient, EMA", 0.6, "1", "smooth absolute error", "ViT", "84.2 fine-tuned (ViT-B)"),
         ("clip", "language", 2021, "which caption", "batch", "none", 0, "1", "InfoNCE", "ResNet, ViT", ""),
     )
 )  # fmt: skip
