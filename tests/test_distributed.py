@@ -24,7 +24,8 @@ from pretask.objectives.contrastive import (
     multi_positive,
     nt_xent,
 )
-from pretask.objectives.cookbook import msn, spectral_contrastive
+from pretask.objectives.cookbook import cmc, corinfomax, emp_ssl, msn, power_law, spectral_contrastive
+from pretask.objectives.cookbook_clusters import bag_of_words, obow, prototype_nce, sela
 from pretask.objectives.distillation import Centre, sharpen, soft_cross_entropy, view_loss
 from pretask.objectives.distributed import SyncBatchNorm, gather, mean, rank, sync_batch_norm, world_size
 from pretask.objectives.memory import MemoryBank, Partition, Queue
@@ -74,7 +75,49 @@ def spectral(own: slice):
 def siamese(own: slice):
     net, a, b = two_views(own)
     net.prototypes = nn.Parameter(numbers(7, 5, seed=5))
-    return net, msn(torch.cat([a, b]), a.detach(), net.prototypes), dict
+    return net, msn(torch.cat([a, b]), a.detach(), net.prototypes, prior=power_law(7)), dict
+
+
+def two_memories(own: slice):
+    net, a, b = two_views(own)
+    index = torch.arange(TOTAL)[own]
+    banks = MemoryBank(16, 5, seed=1).double(), MemoryBank(16, 5, seed=2).double()
+    partitions = Partition(16).double(), Partition(16).double()
+    loss = cmc((a, b), banks[0].draw(index, 7, Step.at(3).generator), banks, partitions, 0.3)
+    return net, loss, lambda: {str(n): z.value for n, z in enumerate(partitions)}
+
+
+def volume(own: slice):
+    net, a, b = two_views(own)
+    loss, means, covariances = corinfomax(a, b, torch.zeros(2, 5), torch.eye(5).repeat(2, 1, 1))
+    return net, loss, lambda: {"means": means, "covariances": covariances}
+
+
+def patches(own: slice):
+    net, a, b = two_views(own)
+    return net, emp_ssl(torch.stack([a, b, a + b])), dict
+
+
+def labels(own: slice):
+    net, a, _ = two_views(own)
+    said = a.log_softmax(1)
+    code = sela(said.detach())
+    loss = -(code * said).sum(1).mean()
+    return net, loss, lambda: {"columns": mean(code.mean(0))}
+
+
+def prototypes(own: slice):
+    net, a, _ = two_views(own)
+    phi, others = torch.linspace(0.1, 0.3, 7, dtype=torch.float64), torch.tensor([3, 4, 6])
+    return net, prototype_nce(a, torch.arange(TOTAL)[own] % 3, numbers(7, 5, seed=5), phi, others), dict
+
+
+def words(own: slice):
+    net, a, b = two_views(own)
+    torch.manual_seed(0)
+    net.generator, vocabulary = mlp(4, 8, 5, batch_norm=True).double(), numbers(9, 4, seed=5)
+    bag, distance = bag_of_words(numbers(TOTAL, 3, 4, seed=6)[own], vocabulary, torch.tensor(0.5))
+    return net, obow(torch.cat([a, b]), bag, vocabulary, net.generator), lambda: {"distance": distance}
 
 
 def supcon(where: str) -> Case:
@@ -194,6 +237,12 @@ CASES: dict[str, tuple[Case, float]] = {
     "info_nce": (moco, 1e-10),
     "spectral contrastive": (spectral, 1e-10),
     "msn": (siamese, 1e-10),
+    "cmc": (two_memories, 1e-10),
+    "corinfomax": (volume, 1e-10),
+    "emp": (patches, 1e-10),
+    "sela": (labels, 1e-10),
+    "prototype nce": (prototypes, 1e-10),
+    "obow": (words, 1e-10),
     "multi_positive outside": (supcon("outside"), 1e-10),
     "multi_positive inside": (supcon("inside"), 1e-10),
     "bank nce": (bank("nce"), 1e-10),
