@@ -8,7 +8,16 @@ import pytest
 import torch
 from scipy import stats
 
-from pretask.pretexts.masks import ATTEMPTS, BLOCKS, MASKS, block_mask, random_mask, shuffle, take
+from pretask.pretexts.masks import (
+    ATTEMPTS,
+    BLOCKS,
+    MASKS,
+    block_mask,
+    covered_first,
+    random_mask,
+    shuffle,
+    take,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -163,3 +172,13 @@ def test_32_blocks_are_enough():
     assert torch.equal(block_mask(unit, (14, 14), high), block_mask(unit[:, :24], (14, 14), high))
     reached = Counter((block_mask(unit, (14, 14), high).sum(1) >= 140).tolist())
     assert reached[True] > 290
+
+
+def test_covered_places_come_first_in_their_order():
+    hidden = MASKS["block"]((6, 6), 20, 9, generator(10))
+    places = covered_first(hidden, 20)
+    assert places.shape == (9, 20)
+    for row, mask in zip(places.tolist(), hidden, strict=True):
+        covered = mask.nonzero().flatten().tolist()
+        assert row[: len(covered)] == covered and not mask[row[len(covered) :]].any()
+        assert len(set(row)) == 20

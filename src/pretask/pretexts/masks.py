@@ -56,6 +56,12 @@ def take(
     return values.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
+def covered_first(hidden: Bool[Tensor, "batch patches"], most: int) -> Int[Tensor, "batch most"]:
+    """As many places of each picture as can be covered at most, those that are covered first. So what is asked of
+    them has one shape, and their number need not be asked of the device."""
+    return hidden.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+
+
 def random_mask(noise: Float[Tensor, "batch patches"], num_hidden: int) -> Bool[Tensor, "batch patches"]:
     """Hide the `num_hidden` patches with the largest noise (MAE)."""
     return shuffle(noise, num_hidden).restore >= noise.shape[1] - num_hidden

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pretask.data.batch import to_float
 from pretask.pretexts import draw
 from pretask.pretexts.photometric import gaussian_blur, jitter, luma, solarise, where
 from pretask.pretexts.resample import crop
@@ -44,6 +45,7 @@ class ViewSpec:
         solarise: probability of inverting what is brighter than `solarise_from`.
         solarise_from: the threshold.
         interpolation: `bilinear` or `bicubic`, both antialiased.
+        colours_first: change colours before cropping, so that contrast changes about the whole picture's mean (BEiT).
     """
 
     size: int
@@ -62,6 +64,7 @@ class ViewSpec:
     solarise: float = 0.0
     solarise_from: float = 0.5
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    colours_first: bool = False
 
     @property
     def blur_radius(self) -> int:
@@ -169,6 +172,9 @@ def apply_view(spec: ViewSpec, image: Tensor, view: View) -> Float[Tensor, "view
             there are several views of each, the first of all pictures first.
     """
     view = view.to(image.device)
+    if spec.colours_first:
+        whole = recolour(spec, to_float(image).clone(), view)
+        return crop(whole, view.box, view.flip, spec.size, spec.interpolation)
     return recolour(spec, crop(image, view.box, view.flip, spec.size, spec.interpolation), view)
 
 

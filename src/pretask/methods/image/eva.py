@@ -21,7 +21,7 @@ from pretask.errors import UsageError
 from pretask.objectives.distributed import mean
 from pretask.objectives.reconstruction import painted, patchify, standardise
 from pretask.pretexts import draw
-from pretask.pretexts.masks import draw_blocks, take
+from pretask.pretexts.masks import covered_first, draw_blocks, take
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
@@ -126,8 +126,7 @@ class EVA(PretextTask):
         view, hidden = self.puzzle(batch, step)
         counted = torch.ones_like(hidden) if self.everything else hidden
         most = counted.shape[1] if self.everything else self.num_hidden
-        # as many places a picture as can be covered, covered ones first: their number need not be asked
-        places = counted.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+        places = covered_first(counted, most)
         answer, truth = self.answer(view, hidden, places, step), take(self.truth(view), places)
         if answer.dtype != torch.float64:
             answer, truth = answer.float(), truth.float()

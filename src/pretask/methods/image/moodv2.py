@@ -9,14 +9,13 @@ middle square of each picture, normalised as in training; the paper's benchmark 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pretask.data.batch import require, to_float
+from pretask.data.batch import require
 from pretask.encoders.beit import small_, start_as_beit
 from pretask.encoders.codebook import Codebook
 from pretask.encoders.drop_path import droppable, dropping_some
@@ -25,8 +24,8 @@ from pretask.encoders.teachers import load_teacher
 from pretask.errors import DataError, UsageError
 from pretask.objectives.distributed import gather, mean
 from pretask.objectives.reconstruction import painted, patchify
-from pretask.pretexts.masks import draw_blocks, take
-from pretask.pretexts.views import ViewSpec, apply_view, draw_view, recolour
+from pretask.pretexts.masks import covered_first, draw_blocks, take
+from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
 
@@ -84,7 +83,7 @@ class MOODv2(PretextTask):
             )
         self.view = ViewSpec(
             encoder.image_size, crop_scale, flip=0.5, jitter=float(jitter > 0), brightness=jitter,
-            contrast=jitter, saturation=jitter, interpolation="bicubic",
+            contrast=jitter, saturation=jitter, interpolation="bicubic", colours_first=True,
         )  # fmt: skip
         words = words or (512 if encoder.image_size <= SMALL_IMAGE else 8192)
         values = encoder.patch_size**2 * encoder.in_chans
@@ -100,12 +99,8 @@ class MOODv2(PretextTask):
             start_as_beit(encoder)
 
     def crop(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "batch chans h w"]:
-        """Crops of pictures whose colours changed before, so that contrast changes about the whole picture's mean."""
         image = require(batch, "image", 4)
-        view = draw_view(self.view, len(image), generator, batch.get("size")).to(image.device)
-        if self.view.jitter:
-            image = recolour(self.view, to_float(image).clone(), view)
-        return apply_view(replace(self.view, jitter=0.0), image, view)
+        return apply_view(self.view, image, draw_view(self.view, len(image), generator, batch.get("size")))
 
     @torch.no_grad()
     def describe(self, view: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch patches features"]:
@@ -166,14 +161,12 @@ class MOODv2(PretextTask):
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         view, hidden, word = self.puzzle(batch, step)
-        # as many places a picture as can be covered, covered ones first: their number need not be asked
-        places = hidden.byte().argsort(dim=1, descending=True, stable=True)[:, : self.num_hidden]
+        places = covered_first(hidden, self.num_hidden)
         counted, asked = hidden.gather(1, places).float(), word.gather(1, places)
         logits = self.answer(view, hidden, places, step).float()
         surprise = F.cross_entropy(logits.transpose(1, 2), asked, reduction="none")
-        whole = mean(counted.sum()).clamp(
-            min=1
-        )  # over the batch, not picture by picture: pictures hide unequally many
+        # over the batch, not picture by picture: pictures hide unequally many
+        whole = mean(counted.sum()).clamp(min=1)
         step.metrics["accuracy"] = ((logits.argmax(2) == asked) * counted).sum() / counted.sum()
         return {"words": (surprise * counted).sum() / whole}
 
