@@ -3,7 +3,7 @@
 Which output of a block is told, how it is normalised, the mask and the optimisation are those of the released run for
 pictures (ViT-B), where the paper speaks of the feed-forward part's output in general (`target`) and leaves the mean
 as it is (`renormalise`). That network is `beit_base_patch16_224:use_rel_pos_bias=false,use_shared_rel_pos_bias=true,
-init_values=1e-4`. Not here: its dropout of 5% of the attention. The paper sets the rate for its batch of 2048; with
+init_values=0.0001`. Not here: its dropout of 5% of the attention. The paper sets the rate for its batch of 2048; with
 the batch it is scaled here.
 """
 
