@@ -5,6 +5,7 @@ from math import atan2, floor, hypot, pi
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_sample_image
 
 from pretask.pretexts.hog import by_cell, by_patch, cell_side, hog, strokes
 
@@ -46,17 +47,26 @@ def test_votes_are_those_of_a_loop(height, width, cell):
     torch.testing.assert_close(single.double(), naive(image.float().double(), cell), atol=1e-4, rtol=1e-4)
 
 
-def test_it_is_the_official_convolution():
-    """Sobel's filters as a correlation, votes scattered modulo 9: the plain way, with all bins at every pixel."""
-    image = noise(2, 3, 16, 24)
-    kernel = torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=torch.float64).expand(3, 1, 3, 3)
+def official(image: torch.Tensor) -> torch.Tensor:
+    """Sobel's filters as a correlation, votes scattered modulo 9, with all bins at every pixel."""
+    kernel = torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]]).to(image).expand(3, 1, 3, 3)
     x = F.pad(image, (1, 1, 1, 1), mode="reflect")
     gx, gy = F.conv2d(x, kernel, groups=3), F.conv2d(x, kernel.transpose(2, 3), groups=3)
     bins = (torch.atan2(gx, gy) / pi * 9).floor().long() % 9
-    votes = torch.zeros(2, 3, 9, 16, 24, dtype=torch.float64)
+    votes = image.new_zeros(len(image), 3, 9, *image.shape[2:])
     votes.scatter_add_(2, bins.unsqueeze(2), torch.stack([gx, gy]).norm(dim=0).unsqueeze(2))
-    cells = F.avg_pool2d(votes.flatten(1, 2), 8).unflatten(1, (3, 9))
-    torch.testing.assert_close(hog(image), F.normalize(cells, dim=2))
+    return F.normalize(F.avg_pool2d(votes.flatten(1, 2), 8).unflatten(1, (3, 9)), dim=2)
+
+
+def test_it_is_a_convolution_and_a_scatter():
+    image = noise(2, 3, 16, 24)
+    torch.testing.assert_close(hog(image), official(image))
+
+
+def test_on_a_photograph_in_whole_numbers_it_is_so_too():
+    """Where nothing is rounded, single precision agrees even on exactly level edges, a twentieth of all pixels."""
+    photo = torch.from_numpy(load_sample_image("china.jpg")[100:164, 200:264].copy()).permute(2, 0, 1)[None]
+    torch.testing.assert_close(hog(photo / 255), official(photo.float()), atol=1e-5, rtol=1e-5)
 
 
 def test_of_an_edge_neither_sign_nor_strength_counts():

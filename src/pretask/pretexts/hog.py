@@ -41,7 +41,8 @@ def hog(
     """The histogram of each cell and channel, of length 1, or 0 where nothing changes.
 
     A gradient (x, y) has the angle atan2(x, y), counted from the vertical; bin k is for angles from 20 k to
-    20 (k + 1) degrees, those of opposite gradients being the same.
+    20 (k + 1) degrees, those of opposite gradients being the same. An exactly vertical one is in bin 0; in the
+    official code rounding of normalised pictures throws some of these into bin 8.
 
     Args:
         image: pictures in [0, 1]; a channel's scale changes nothing.
