@@ -7,7 +7,6 @@ init_values=0.0001`. Not here: its dropout of 5% of the attention. The paper set
 the batch it is scaled here.
 """
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pretask.data.batch import require, single, to_float
+from pretask.data.batch import require, single
 from pretask.encoders.beit import small_, start_as_beit
 from pretask.encoders.drop_path import droppable, dropping_some
 from pretask.encoders.ema import follow, teacher_of
@@ -23,8 +22,8 @@ from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
 from pretask.objectives.distributed import mean
 from pretask.objectives.reconstruction import painted, patchify
-from pretask.pretexts.masks import draw_blocks, take
-from pretask.pretexts.views import ViewSpec, apply_view, draw_view, recolour
+from pretask.pretexts.masks import covered_first, draw_blocks, take
+from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Sheet, Step
 
@@ -85,7 +84,7 @@ class Data2Vec(PretextTask):
         self.beta, self.momentum, self.drop_path = beta, momentum, drop_path
         self.view = ViewSpec(
             encoder.image_size, crop_scale, flip=0.5, jitter=float(jitter > 0), brightness=jitter,
-            contrast=jitter, saturation=jitter, interpolation="bicubic",
+            contrast=jitter, saturation=jitter, interpolation="bicubic", colours_first=True,
         )  # fmt: skip
         self.mask_token = nn.Parameter(torch.zeros(1, encoder.dim))
         self.head = nn.Linear(encoder.dim, encoder.dim)
@@ -97,13 +96,13 @@ class Data2Vec(PretextTask):
         self.teacher = teacher_of(encoder)
 
     def puzzle(self, batch: Batch, step: Step) -> tuple[Tensor, Bool[Tensor, "batch patches"]]:
-        """Crops of pictures whose colours changed before, and which of their patches are covered."""
+        """Crops, and which of their patches are covered."""
         image = require(batch, "image", 4)
-        view = draw_view(self.view, len(image), step.generator, batch.get("size")).to(image.device)
-        hidden = draw_blocks(self.encoder.grid, self.num_hidden, len(image), step.generator)
-        if self.view.jitter:
-            image = recolour(self.view, to_float(image).clone(), view)
-        return apply_view(replace(self.view, jitter=0.0), image, view), hidden.to(image.device)
+        view = apply_view(
+            self.view, image, draw_view(self.view, len(image), step.generator, batch.get("size"))
+        )
+        hidden = draw_blocks(self.encoder.grid, self.num_hidden, len(view), step.generator)
+        return view, hidden.to(view.device)
 
     @torch.no_grad()
     def truth(self, view: Float[Tensor, "batch chans h w"]) -> Float[Tensor, "batch patches dim"]:
@@ -138,8 +137,7 @@ class Data2Vec(PretextTask):
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         view, hidden = self.puzzle(batch, step)
-        # as many places a picture as can be covered, covered ones first: their number need not be asked
-        places = hidden.byte().argsort(dim=1, descending=True, stable=True)[:, : self.num_hidden]
+        places = covered_first(hidden, self.num_hidden)
         truth = self.truth(view)
         step.metrics["spread"] = (
             truth.flatten(0, 1).std(0).mean()
