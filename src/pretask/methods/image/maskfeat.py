@@ -15,7 +15,7 @@ from pretask.errors import UsageError
 from pretask.objectives.distributed import mean
 from pretask.objectives.reconstruction import painted
 from pretask.pretexts.hog import BINS, by_cell, by_patch, cell_side, hog, strokes
-from pretask.pretexts.masks import draw_blocks, take
+from pretask.pretexts.masks import covered_first, draw_blocks, take
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
 from pretask.task import Batch, Losses, Panel, PretextTask, Question, Sheet, Step
@@ -89,8 +89,7 @@ class MaskFeat(PretextTask):
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         view, hidden, truth = self.puzzle(batch, step)
-        # as many places a picture as can be covered, covered ones first: their number need not be asked
-        places = hidden.byte().argsort(dim=1, descending=True, stable=True)[:, : self.num_hidden]
+        places = covered_first(hidden, self.num_hidden)
         answer, counted = self.answer(view, hidden, places), hidden.gather(1, places)
         error = (answer.to(truth.dtype) - take(truth, places)).square().mean(2) * counted
         return {"hog": error.sum() / mean(counted.sum().to(error)).clamp(min=1)}
