@@ -10,6 +10,7 @@ from pretask.evaluation.detection import (
     aupr,
     auroc,
     auroc_interval,
+    average_precision,
     false_positives,
     mood_false_positives,
     mood_threshold,
@@ -73,6 +74,15 @@ def test_mood_judges_its_scores_as_its_code_does():
         last = hits
     score = told_apart("ood", "one-gaussian", inside, {"far": outside})[0]
     assert score.detail["by set"]["far"]["aupr_out"] == pytest.approx(area, abs=1e-12)
+
+
+def test_only_the_order_of_scores_counts():
+    inside, outside = scores_with_ties()
+    whole = average_precision(inside, outside)
+    assert average_precision(10 * inside.exp(), 10 * outside.exp()) == whole
+    high = torch.cat([inside, outside]).max()
+    inside[inside == high], outside[outside == high] = torch.inf, torch.inf
+    assert average_precision(inside, outside) == whole
 
 
 def test_delong_covers_the_truth():

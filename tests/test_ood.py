@@ -17,6 +17,7 @@ from pretask.evaluation.features import extract
 from pretask.evaluation.finetune import fine_tuned, finetune
 from pretask.evaluation.linear import fit_chosen
 from pretask.evaluation.ood import head_of, one_class, ood
+from pretask.evaluation.ood_distances import DISTANCES, unit
 from pretask.evaluation.ood_scores import HEADLESS, MOOD, PAPER, SCORES, SINGLE, Head, Known, score_all
 
 
@@ -332,3 +333,10 @@ def test_the_command_takes_other_data():
     found = evaluate(reference, "digits-on-textures", protocols="ood", ood_data=["photos"], reading=reading)
     assert list(found[0]["detail"]["by set"]) == ["photos"] and found[0]["metric"] == "auroc msp"
     assert all(score["arm"] == reference for score in found)
+
+
+def test_scores_of_a_single_known_sample_are_numbers():
+    """As classes of a short training have it: no spread, whose inverse is 0."""
+    known, other = unit(torch.randn(1, 6).double()), unit(torch.randn(4, 6).double())
+    for name, score in DISTANCES.items():
+        assert score(known, torch.zeros(1).long())(other).isfinite().all(), name

@@ -132,4 +132,7 @@ def average_precision(positive: Float[Tensor, "positives"], negative: Float[Tens
     from sklearn.metrics import average_precision_score
 
     truth = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
-    return float(average_precision_score(truth, torch.cat([positive, negative]).numpy()))
+    order = torch.cat([positive, negative]).unique(return_inverse=True)[
+        1
+    ]  # all that counts; scores may be infinite
+    return float(average_precision_score(truth, order.numpy()))

@@ -21,6 +21,7 @@ Labels = Int[Tensor, "items"]
 Scorer = Callable[[Float[Tensor, "samples dim"]], Float[Tensor, "samples"]]
 
 SMALLEST = 1e-15  # singular values below this share of the largest count as 0 (numpy's pinv)
+TINY = torch.finfo(torch.float64).tiny
 ROWS = 1024  # judged at once, where each is compared with all that is known
 
 
@@ -91,12 +92,13 @@ def projection(u: Known, labels: Labels) -> Scorer:
 
 def gauss(u: Known, labels: Labels) -> Scorer:
     """log k - (u - mu)^T P (u - mu) / 2 with Ledoit and Wolf's covariance and k = (2 pi)^(-D/2) |P|_F^(-1/2), as
-    the code has it. The code scores by the density itself, which from some 500 dimensions on is 0 in float64."""
+    the code has it. The code scores by the density itself, which from some 500 dimensions on is 0 in float64. Of a
+    single sample, whose P is 0, the logarithm of its smallest number is taken."""
     from sklearn.covariance import ledoit_wolf
 
     covariance = torch.from_numpy(ledoit_wolf(u.numpy())[0]).to(u)
     distance, precision = squared_distance(u.mean(0), covariance)
-    log_k = -(u.shape[1] * log(2 * pi) + float(precision.norm().log())) / 2
+    log_k = -(u.shape[1] * log(2 * pi) + float(precision.norm().clamp(min=TINY).log())) / 2
     return lambda z: log_k - distance(z) / 2
 
 
