@@ -21,7 +21,7 @@ Result = dict[str, Any]
 HEAD = """# Evidence
 
 Every method carries a claim: its paper's central statement as an experiment sized for ten to twenty minutes on two
-cores; those that were run on a GPU take longer there, InfoXLM's an hour. Seconds are what a run took, mostly with one
+cores; those that were run on a GPU take longer there. Seconds are what a run took, mostly with one
 thread beside other work; on a GPU, which many arms shared, training was in bfloat16, as it is there by default.
 
 This page is written by `pretask claim --table` from the results in `evidence/`; `pretask claim SLUG` runs one again
