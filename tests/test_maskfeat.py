@@ -7,6 +7,7 @@ from torch import nn
 from pretask.encoders import build_encoder
 from pretask.errors import UsageError
 from pretask.methods.image.maskfeat import MaskFeat
+from pretask.objectives.reconstruction import greyed
 from pretask.pretexts.hog import by_patch, hog
 from pretask.pretexts.masks import draw_blocks
 from pretask.pretexts.views import draw_view
@@ -154,3 +155,12 @@ def test_a_sheet_tells_edges_of_covered_patches_only():
     where = hidden[0].view(8, 8).repeat_interleave(15, 0).repeat_interleave(15, 1)
     assert torch.equal(told.content[0][~where], true.content[0][~where])
     assert not torch.equal(told.content[0][where], true.content[0][where])
+
+
+def test_covered_patches_are_shown_grey():
+    view = torch.rand(2, 3, 8, 12)
+    hidden = torch.zeros(2, 6, dtype=torch.bool)
+    hidden[0, 4] = True  # the second row's second patch
+    expected = view.clone()
+    expected[0, :, 4:8, 4:8] = 0.5
+    assert torch.allclose(greyed(view, hidden, 4, (2, 3)), expected)

@@ -28,6 +28,16 @@ def unpatchify(
     return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, rows * patch, columns * patch)
 
 
+def greyed(
+    view: Float[Tensor, "batch chans h w"],
+    hidden: Bool[Tensor, "batch patches"],
+    size: int,
+    grid: tuple[int, int],
+) -> Float[Tensor, "batch chans h w"]:
+    """Pictures in [0, 1] with grey where patches of this size are covered, as a person is shown them."""
+    return painted(view, hidden, view.new_full((1, 1, size**2 * view.shape[1]), 0.5), size, grid)
+
+
 def painted(
     image: Float[Tensor, "batch chans height width"],
     where: Bool[Tensor, "batch patches"],

@@ -21,7 +21,7 @@ from pretask.encoders.ema import follow, teacher_of
 from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
 from pretask.objectives.distributed import mean
-from pretask.objectives.reconstruction import painted, patchify
+from pretask.objectives.reconstruction import greyed, painted, patchify
 from pretask.pretexts.masks import covered_first, draw_blocks, take
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
 from pretask.recipe import Recipe
@@ -131,17 +131,15 @@ class Data2Vec(PretextTask):
         rate = self.drop_path if self.training else 0.0
         with dropping_some(self.encoder, len(view), rate, step.generator):
             tokens = self.encoder(view, hidden=hidden, mask_token=self.mask_token).tokens
-        return single(
-            self.head(self.encoder.model.fc_norm(take(tokens, places)))
-        )  # the last norm, wherever it is
+        # the last norm, wherever it is
+        return single(self.head(self.encoder.model.fc_norm(take(tokens, places))))
 
     def loss(self, batch: Batch, step: Step) -> Losses:
         view, hidden = self.puzzle(batch, step)
         places = covered_first(hidden, self.num_hidden)
         truth = self.truth(view)
-        step.metrics["spread"] = (
-            truth.flatten(0, 1).std(0).mean()
-        )  # of what is told; near 0 where it collapsed
+        # near 0 where what is told has collapsed
+        step.metrics["spread"] = truth.flatten(0, 1).std(0).mean()
         error = F.smooth_l1_loss(
             self.answer(view, hidden, places, step), take(truth, places), reduction="none", beta=self.beta
         ).mean(-1)
@@ -159,7 +157,7 @@ class Data2Vec(PretextTask):
         every = torch.arange(hidden.shape[1], device=view.device).expand(len(view), -1)
         patches, known = patchify(view, size), F.normalize(self.truth(view).flatten(0, 1), dim=-1)
         nearest = (self.answer(view, hidden, every, step) @ known.T).argmax(-1)
-        blank = painted(view, hidden, torch.full_like(patches[:1, :1], 0.5), size, grid)
+        blank = greyed(view, hidden, size, grid)
         look = painted(view, hidden, patches.flatten(0, 1)[nearest], size, grid)
         rows = [
             [Panel("what it sees", a), Panel("patches most like its answer", b, "answer"),

@@ -19,7 +19,7 @@ from pretask.encoders.image import PatchEncoder
 from pretask.encoders.teachers import load_teacher
 from pretask.errors import UsageError
 from pretask.objectives.distributed import mean
-from pretask.objectives.reconstruction import painted, patchify, standardise
+from pretask.objectives.reconstruction import greyed, painted, patchify, standardise
 from pretask.pretexts import draw
 from pretask.pretexts.masks import covered_first, draw_blocks, take
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
@@ -136,7 +136,7 @@ class EVA(PretextTask):
 
     def after_backward(self, step: Step) -> None:
         """The first layer's output is s x + (1 - s) x, the second x without gradient."""
-        for parameter in self.encoder.model.patch_embed.parameters():
+        for parameter in self.encoder.model.patch_embed.parameters() if self.first_gradient != 1 else ():
             if parameter.grad is not None:
                 parameter.grad.mul_(self.first_gradient)
 
@@ -151,8 +151,7 @@ class EVA(PretextTask):
         )
 
     def cover(self, view: Tensor, hidden: Tensor) -> Float[Tensor, "batch chans h w"]:
-        grey = view.new_full((1, 1, self.encoder.patch_size**2 * view.shape[1]), 0.5)
-        return painted(view, hidden, grey, self.encoder.patch_size, self.encoder.grid)
+        return greyed(view, hidden, self.encoder.patch_size, self.encoder.grid)
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         """The answer is drawn as the batch's patches whose true features are most like what is predicted."""

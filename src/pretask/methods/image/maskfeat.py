@@ -13,7 +13,7 @@ from pretask.data.batch import require
 from pretask.encoders.image import PatchEncoder
 from pretask.errors import UsageError
 from pretask.objectives.distributed import mean
-from pretask.objectives.reconstruction import painted
+from pretask.objectives.reconstruction import greyed
 from pretask.pretexts.hog import BINS, by_cell, by_patch, cell_side, hog, strokes
 from pretask.pretexts.masks import covered_first, draw_blocks, take
 from pretask.pretexts.views import ViewSpec, apply_view, draw_view
@@ -101,8 +101,7 @@ class MaskFeat(PretextTask):
         return Question(self.cover(view, hidden), torch.arange(len(view), device=view.device), first)
 
     def cover(self, view: Tensor, hidden: Tensor) -> Float[Tensor, "batch chans h w"]:
-        grey = view.new_full((1, 1, self.encoder.patch_size**2 * view.shape[1]), 0.5)
-        return painted(view, hidden, grey, self.encoder.patch_size, self.encoder.grid)
+        return greyed(view, hidden, self.encoder.patch_size, self.encoder.grid)
 
     def preview(self, batch: Batch, step: Step) -> Sheet:
         """Histograms are drawn as strokes along the edges; the answer stands among the true ones."""
